@@ -1,0 +1,91 @@
+"""The router: which group each token belongs to, and how sure it is.
+
+Letters: B batch, L visual tokens, C model width, M groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CHUNK = 32_768  # tokens whose float32 copy exists at once
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where the router sent every token.
+
+    probabilities: (B, L, M) float32, softmax of the scores.
+    group: (B, L) int64, the winning group.
+    gate: (B, L) float32, the winning probability.
+    """
+
+    probabilities: Tensor
+    group: Tensor
+    gate: Tensor
+
+    @classmethod
+    def from_scores(cls, scores: Tensor) -> Routing:
+        """Hard top-1 routing of scores (B, L, M); the lowest group wins a tie."""
+        probabilities = scores.float().softmax(dim=-1)
+        group = scores.argmax(dim=-1)
+        gate = probabilities.gather(-1, group.unsqueeze(-1)).squeeze(-1)
+        return cls(probabilities, group, gate)
+
+    @property
+    def groups(self) -> int:
+        return self.probabilities.shape[-1]
+
+    def sizes(self) -> Tensor:
+        """Tokens in each group of each sample, (B, M) int64."""
+        counts = self.group.new_zeros(self.group.shape[0], self.groups)
+        return counts.scatter_add_(1, self.group, torch.ones_like(self.group))
+
+
+class TokenRouter(nn.Linear):
+    """One linear layer that scores every token for every group (section 3.1 of the paper).
+
+    Weight (M, C) and bias (M,). Called with x (B, L, C), the tensor that q, k and v are projected
+    from, in any floating type; scores are always computed in float32.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        groups: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(dim, groups, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Routing:
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+        return route(x, lambda part: F.linear(part, weight, bias))
+
+
+def route(x: Tensor, score: Callable[[Tensor], Tensor]) -> Routing:
+    """Route x (B, L, C) by `score`, a map from float32 (B, l, C) to (B, l, M).
+
+    Scores are computed in float32 whatever the type of x and whatever autocast says, a slice of
+    the tokens at a time, so that no float32 copy of the whole x exists.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        scores = [score(part.float()) for part in x.split(_CHUNK, dim=1)]
+    return Routing.from_scores(scores[0] if len(scores) == 1 else torch.cat(scores, dim=1))
+
+
+def balance_loss(routing: Routing) -> Tensor:
+    """Group-balance loss M * sum_i F_i P_i, a scalar, without alpha; 1 when perfectly balanced.
+
+    F_i is the share of tokens sent to group i (no gradient), P_i the mean probability of group i
+    over all tokens (Switch Transformer's form); per sample, then the mean over the batch.
+    """
+    tokens = routing.group.shape[1]
+    share = routing.sizes().float() / tokens
+    mean_probability = routing.probabilities.mean(dim=1)
+    return routing.groups * (share * mean_probability).sum(dim=-1).mean()
