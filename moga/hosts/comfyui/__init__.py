@@ -1,0 +1,24 @@
+"""MoGA on ComfyUI's own Wan models. Imported only inside ComfyUI."""
+
+from .apply import apply_moga, remove_moga
+from .conditioning import encode_shots
+from .loading import carried_routers, load_diffusion_model
+from .routers import RouterSet, load_routers
+from .settings import Settings, parse_blocks
+from .status import show_on_node, summary
+from .wan import wan_model
+
+__all__ = [
+    "RouterSet",
+    "Settings",
+    "apply_moga",
+    "carried_routers",
+    "encode_shots",
+    "load_diffusion_model",
+    "load_routers",
+    "parse_blocks",
+    "remove_moga",
+    "show_on_node",
+    "summary",
+    "wan_model",
+]

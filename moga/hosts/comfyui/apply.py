@@ -1,0 +1,89 @@
+"""Putting MoGA on a ComfyUI MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...checkpoint import CheckpointError
+from .conditioning import check_and_even
+from .hooks import KEY, Hooks
+from .loading import carried_routers
+from .routers import RouterSet
+from .settings import DENSE, Settings
+from .status import APPLIED
+from .wan import takes_leading_frames, wan_model
+
+_WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
+
+
+def apply_moga(
+    model: comfy.model_patcher.ModelPatcher, settings: Settings, routers: RouterSet | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model with MoGA on it; the model itself is left as it is.
+
+    routers: used instead of those that the model carries. MoGA applied before is replaced.
+    Raises UnsupportedModelError, CheckpointError or ValueError.
+    """
+    dit = wan_model(model)
+    used = None
+    if settings.attention != DENSE:
+        used = routers or carried_routers(model)
+        _check_fit(used, dit.dim, len(dit.blocks))
+    patched = model.clone()
+    remove_moga(patched)
+    hooks = Hooks(settings, used, _sigmas(model, settings))
+    if used is not None:
+        patched.set_additional_models(KEY, [used.patcher.clone()])
+    patched.set_attachments(APPLIED, hooks)
+    patched.set_injections(KEY, [hooks.injection()])
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooks.describe_call)
+    patched.add_wrapper_with_key(
+        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(settings, takes_leading_frames(dit))
+    )
+    return patched
+
+
+def remove_moga(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Take an earlier `apply_moga` off this clone."""
+    for wrapper in _WRAPPERS:
+        model.remove_wrappers_with_key(wrapper, KEY)
+    model.remove_injections(KEY)
+    model.remove_additional_models(KEY)
+    model.remove_attachments(APPLIED)
+
+
+def _check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
+    if routers is None:
+        raise CheckpointError(
+            "model carries no MoGA routers (core's loaders and Model Save drop them): load the "
+            "file with Load MoGA Diffusion Model, connect Load MoGA Routers to routers, or set "
+            "attention to dense."
+        )
+    if (routers.dim, routers.blocks) != (dim, blocks):
+        raise CheckpointError(
+            f"routers from {routers.source} are for {routers.blocks} blocks of width "
+            f"{routers.dim}, the model has {blocks} of width {dim}; use routers that were made "
+            "for this model."
+        )
+
+
+def _sigmas(
+    model: comfy.model_patcher.ModelPatcher, settings: Settings
+) -> tuple[float, float]:
+    sampling = model.get_model_object("model_sampling")
+    start, end = settings.start_percent, settings.end_percent
+    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
+def _before_sampling(settings: Settings, leading: bool) -> Callable[..., torch.Tensor]:
+    def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
+        check_and_even(executor.class_obj.conds, settings, frames, leading=leading)
+        return executor(noise, *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,139 @@
+"""Shots in conditioning: made by the schedule node, checked and evened out before sampling.
+
+Letters: B batch, K text tokens, C text width.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import comfy.conds
+import torch
+
+from ...shots import ShotList
+from ...text import Span
+from .hooks import TEXT_CONDITION
+from .settings import Settings
+
+Conditioning = list[list[Any]]
+
+
+class ShotText(NamedTuple):
+    """What the schedule leaves in a conditioning: plain data, compared by value.
+
+    spans: text tokens of each shot. The rest says which shots they were made for.
+    """
+
+    latent_starts: tuple[int, ...]
+    latent_frames: int
+    spans: tuple[Span, ...]
+
+
+class ShotMismatchError(ValueError):
+    """Shots, conditioning and latent that do not belong together; the message says what to do."""
+
+
+def encode_shots(clip: Any, shots: ShotList) -> Conditioning:
+    """Conditioning of a shot list: each shot's text encoded by itself, one after the other.
+
+    clip: a ComfyUI CLIP. Each text is encoded once, however many shots say it.
+    """
+    encoded = {
+        text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in shots.texts
+    }
+    per_shot = [encoded[text] for text in shots.texts]
+    # One entry, unless the CLIP changes over sampling: then one for each of its time ranges.
+    return [_join(entries, shots) for entries in zip(*per_shot, strict=True)]
+
+
+def _join(entries: tuple[list[Any], ...], shots: ShotList) -> list[Any]:
+    tensors = [tensor for tensor, _ in entries]
+    extras = dict(entries[0][1])
+    ends = torch.tensor([0, *(t.shape[1] for t in tensors)]).cumsum(0).tolist()
+    spans = tuple(zip(ends[:-1], ends[1:], strict=True))
+    text = ShotText(shots.latent_starts, shots.latent_frames, spans)
+    extras["model_conds"] = _with_text(extras, text)
+    return [torch.cat(tensors, dim=1), extras]
+
+
+def _with_text(cond: dict[str, Any], text: ShotText) -> dict[str, Any]:
+    constant = comfy.conds.CONDConstant(text)
+    return {**cond.get("model_conds", {}), TEXT_CONDITION: constant}
+
+
+def shot_text(cond: dict[str, Any]) -> ShotText | None:
+    """The shots that a conditioning entry was made for, if a schedule made it."""
+    constant = cond.get("model_conds", {}).get(TEXT_CONDITION)
+    return None if constant is None else constant.cond
+
+
+def check_and_even(
+    conds: dict[str, list[dict[str, Any]]], settings: Settings, frames: int, *, leading: bool
+) -> None:
+    """Before the first step: refuse what does not belong together, then even out token counts.
+
+    conds: a guider's own copies, by name ("positive", "negative"), changed in place.
+    frames: latent frames of what is sampled. leading: whether reference frames may come first.
+    Raises ShotMismatchError.
+    """
+    shots = settings.shots
+    if shots is not None:
+        _check_latent(shots, frames, leading)
+    texts = []
+    for name, entries in conds.items():
+        for text in filter(None, map(shot_text, entries)):
+            _check_text(name, text, shots)
+            texts.append(text)
+    if texts:
+        for name, entries in conds.items():
+            for cond in entries:
+                _even(name, cond, texts[0])
+
+
+def _check_latent(shots: ShotList, frames: int, leading: bool) -> None:
+    needed = shots.latent_frames
+    if frames == needed or (leading and frames > needed):
+        return
+    raise ShotMismatchError(
+        f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
+        f"fill {needed} ({shots.frames} video frames); connect the schedule's length output to "
+        "the length input of the node that makes the latent."
+    )
+
+
+def _check_text(name: str, text: ShotText, shots: ShotList | None) -> None:
+    made_for = f"{len(text.spans)} shots over {text.latent_frames} latent frames"
+    fix = "connect the shots output of the same Multi-Shot Prompt Schedule to Apply MoGA."
+    if shots is None:
+        raise ShotMismatchError(
+            f"the {name} conditioning was made for {made_for}, but Apply MoGA was given no shots; "
+            + fix
+        )
+    if (text.latent_starts, text.latent_frames) != (shots.latent_starts, shots.latent_frames):
+        raise ShotMismatchError(
+            f"the {name} conditioning was made for {made_for} with cuts at {text.latent_starts}, "
+            f"Apply MoGA was given {len(shots.shots)} shots over {shots.latent_frames} with cuts "
+            f"at {shots.latent_starts}; {fix}"
+        )
+
+
+def _even(name: str, cond: dict[str, Any], text: ShotText) -> None:
+    """Give a conditioning without shots the token count of those with, where that is exact.
+
+    Every shot reads the whole of it, so repeating it once per shot changes nothing, and ComfyUI
+    can then run positive and negative in one call.
+    """
+    tokens = cond.get("cross_attn")
+    if shot_text(cond) is not None or tokens is None:
+        return
+    if all(stop - start == tokens.shape[1] for start, stop in text.spans):
+        cond["cross_attn"] = tokens.repeat(1, len(text.spans), 1)
+        cond["model_conds"] = _with_text(cond, text)
+    else:
+        logging.info(
+            "MoGA: the %s conditioning runs as a call of its own (its %d tokens are not those of "
+            "every shot's text), which takes somewhat longer; shorter captions avoid it.",
+            name,
+            tokens.shape[1],
+        )

@@ -1,0 +1,254 @@
+"""MoGA inside ComfyUI's Wan: swapped `forward`s that live while the model is loaded.
+
+A self-attention's own forward still does all of its work (projections with their LoRA and
+quantisation, norms, RoPE, patches, output); it is called with an attention override that lives for
+that one call and puts MoGA where dense attention would run. See architecture.md for why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import comfy.ldm.wan.model
+import comfy.model_patcher
+import torch
+from comfy.patcher_extension import PatcherInjection
+from torch import Tensor, nn
+
+from ...attention import moga_attention
+from ...kernels import select
+from ...layout import VideoLayout
+from ...routing import Routing
+from ...text import Span, shot_cross_attention
+from .geometry import Grid, call_grid, readings
+from .routers import RouterSet, RouterStack
+from .settings import Settings
+
+KEY = "moga"
+TEXT_CONDITION = "moga_shots"
+_OVERRIDE = "optimized_attention_override"
+_FORWARD = "forward"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the DiT, as the swapped forwards see it (in transformer_options).
+
+    dense_reason: why self-attention stays dense in this call, or None.
+    spans: text tokens of each shot, or None where the conditioning has no shots.
+    """
+
+    grid: Grid | None
+    dense_reason: str | None
+    spans: tuple[Span, ...] | None
+
+
+class Hooks:
+    """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them."""
+
+    def __init__(
+        self, settings: Settings, routers: RouterSet | None, sigmas: tuple[float, float]
+    ) -> None:
+        self.settings = settings
+        self.routers = routers
+        self.sigmas = sigmas  # MoGA runs from the first down to the second
+        self._said: set[str] = set()
+        self._backend_said = False
+        # Segment lengths are data: a compiled model calls the layer as it is.
+        self._attention = torch.compiler.disable(self._run)
+
+    def say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logging.info("MoGA: %s", message)
+
+    # --- once per call of the DiT (APPLY_MODEL wrapper, outside whatever torch.compile compiles) --
+
+    def describe_call(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Leave a Call in the transformer options of this call of the model, then run it."""
+        names = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_options")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        text = kwargs.pop(TEXT_CONDITION, None)
+        options = given["transformer_options"]
+        grid = call_grid(
+            executor.class_obj.diffusion_model,
+            given["x"],
+            options,
+            self.settings.shots,
+            time_dim_concat=given.get("time_dim_concat"),
+            reference_latent=given.get("reference_latent"),
+        )
+        spans = None if text is None else text.spans
+        options[KEY] = Call(grid, self._dense_reason(grid, options), spans)
+        return executor(*args, **kwargs)
+
+    def _dense_reason(self, grid: Grid | None, options: dict[str, Any]) -> str | None:
+        if grid is None:
+            return "the tokens of this call form no video grid"
+        if grid.layout.tokens < self.settings.min_tokens:
+            return f"{grid.layout.tokens} tokens are fewer than min_tokens"
+        first, last = self.sigmas
+        sigma = options.get("sigmas")
+        partial = (self.settings.start_percent, self.settings.end_percent) != (0.0, 1.0)
+        if partial and sigma is not None and not last <= float(sigma[0]) <= first:
+            return "this step lies outside start_percent and end_percent"
+        return None
+
+    # --- in every block --------------------------------------------------------------------------
+
+    def self_attention(
+        self, index: int, previous: Callable[..., Tensor], stack: RouterStack | None
+    ) -> Callable[..., Tensor]:
+        """What stands in for `previous`, the forward of block `index`'s self-attention."""
+        always_dense = index in self.settings.dense_blocks
+
+        def forward(x: Tensor, *args: Any, transformer_options: dict[str, Any], **kw: Any):
+            call: Call | None = transformer_options.get(KEY)
+            if always_dense or call is None or not self._sparse(call, x):
+                return previous(x, *args, transformer_options=transformer_options, **kw)
+            routing = None if stack is None else stack.route(index, x)
+            override = self._override(call, routing, transformer_options.get(_OVERRIDE))
+            options = {**transformer_options, _OVERRIDE: override}
+            return previous(x, *args, transformer_options=options, **kw)
+
+        return forward
+
+    def _sparse(self, call: Call, x: Tensor) -> bool:
+        reason = call.dense_reason
+        if reason is None and x.shape[1] != call.grid.layout.tokens:
+            reason = f"{x.shape[1]} tokens do not match the grid's {call.grid.layout.tokens}"
+        if reason is not None:
+            self.say_once(f"dense attention, because {reason}")
+        return reason is None
+
+    def _override(
+        self, call: Call, routing: Routing | None, outer: Callable[..., Tensor] | None
+    ) -> Callable[..., Tensor]:
+        layout = call.grid.layout
+
+        def override(func: Callable[..., Tensor], q, k, v, heads: int, *args: Any, **kw: Any):
+            """q, k, v (B, L, N * D), or (B, N, L, D) with skip_reshape; returns (B, L, N * D)."""
+            headed = kw.get("skip_reshape", False)
+            tokens = q.shape[2 if headed else 1]
+            if tokens != layout.tokens or k.shape != q.shape or kw.get("mask") is not None:
+                self.say_once("dense attention, because another node changed q, k or the mask")
+                args = (q, k, v, heads, *args)
+                return func(*args, **kw) if outer is None else outer(func, *args, **kw)
+            split = _from_headed if headed else _from_flat
+            q, k, v = (split(t, heads) for t in (q, k, v))
+            out = self._attention(q, k, v, routing, layout)
+            if kw.get("skip_output_reshape", False):
+                return out.transpose(1, 2)
+            return out.flatten(2)
+
+        return override
+
+    def _run(
+        self, q: Tensor, k: Tensor, v: Tensor, routing: Routing | None, layout: VideoLayout
+    ) -> Tensor:
+        config, name = self.routers.config, self.settings.backend
+        if not self._backend_said:
+            self._backend_said = True
+            backend, why = select(name, q, lse=config.combine == "lse")
+            logging.info("MoGA: attention backend %s (%s)", backend.name, why)
+        return moga_attention(q, k, v, routing, layout, config, backend=name)
+
+    def cross_attention(
+        self, module: nn.Module, previous: Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
+        """What stands in for `previous`, the forward of a block's cross-attention."""
+        reads_image = isinstance(module, comfy.ldm.wan.model.WanI2VCrossAttention)
+
+        def forward(x: Tensor, context: Tensor, *args: Any, **kw: Any) -> Tensor:
+            call: Call | None = kw.get("transformer_options", {}).get(KEY)
+            if call is None or call.spans is None or call.grid is None:
+                return previous(x, context, *args, **kw)
+            image = (kw.get("context_img_len") or 0) if reads_image else 0
+            return shot_cross_attention(
+                lambda part, text: previous(part, text, *args, **kw),
+                x,
+                context,
+                readings(call.grid, call.spans, x.shape[1], context.shape[1], image),
+            )
+
+        return forward
+
+    # --- while the model is loaded ---------------------------------------------------------------
+
+    def injection(self) -> PatcherInjection:
+        """Swap the forwards in when the model is loaded and out when it is not.
+
+        ComfyUI may eject first and may inject a model of its own making: both do what is needed
+        on the model of the patcher they are given, and nothing when that is done already.
+        """
+        return PatcherInjection(inject=self._inject, eject=self._eject)
+
+    def _inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        self._eject(patcher)
+        dit = patcher.model.diffusion_model
+        if self.routers is not None:
+            stack = self._stack(patcher)
+            for index, block in enumerate(dit.blocks):
+                previous = block.self_attn.forward
+                _swap(block.self_attn, _FORWARD, self.self_attention(index, previous, stack))
+            _swap(dit, "rope_encode", _precise(dit.rope_encode))
+        for attention in _cross_attentions(dit):
+            _swap(attention, _FORWARD, self.cross_attention(attention, attention.forward))
+
+    def _eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        dit = patcher.model.diffusion_model
+        for block in dit.blocks:
+            _restore(block.self_attn, _FORWARD)
+        for attention in _cross_attentions(dit):
+            _restore(attention, _FORWARD)
+        _restore(dit, "rope_encode")
+
+    def _stack(self, patcher: comfy.model_patcher.ModelPatcher) -> RouterStack | None:
+        """The router weights that belong to this patcher: a clone on another GPU has its own."""
+        if "routed" not in self.routers.config.branches:
+            return None
+        return patcher.get_additional_models_with_key(KEY)[0].model
+
+
+def _cross_attentions(dit: nn.Module) -> Iterator[nn.Module]:
+    """Every text cross-attention, those of VACE's own blocks too."""
+    return (block.cross_attn for block in chain(dit.blocks, getattr(dit, "vace_blocks", ())))
+
+
+def _precise(rope_encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Positions in float32: bfloat16 rounds time positions above 256 to even ones."""
+
+    def encode(*args: Any, **kwargs: Any) -> Tensor:
+        if "dtype" in kwargs:
+            kwargs["dtype"] = torch.float32
+        return rope_encode(*args, **kwargs)
+
+    return encode
+
+
+def _swap(module: nn.Module, name: str, stand_in: Callable[..., Any]) -> None:
+    """Put `stand_in` over the method, remembering whether something else stood there already."""
+    stand_in._moga_covers = vars(module).get(name)
+    setattr(module, name, stand_in)
+
+
+def _restore(module: nn.Module, name: str) -> None:
+    current = vars(module).get(name)
+    if not hasattr(current, "_moga_covers"):
+        return
+    if current._moga_covers is None:
+        delattr(module, name)
+    else:
+        setattr(module, name, current._moga_covers)
+
+
+def _from_flat(t: Tensor, heads: int) -> Tensor:
+    return t.unflatten(-1, (heads, -1))
+
+
+def _from_headed(t: Tensor, heads: int) -> Tensor:
+    return t.transpose(1, 2)

@@ -1,0 +1,91 @@
+"""Routers as ComfyUI keeps a model: a patcher of their own, loaded and offloaded with the DiT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint import Routers, check_routers, read, split_routers
+from ...config import MoGAConfig
+from ...routing import Routing, route
+
+
+class RouterStack(nn.Module):
+    """One router per block of the model, weights in float32."""
+
+    def __init__(self, dim: int, groups: int, blocks: int, device: torch.device) -> None:
+        super().__init__()
+        linear = comfy.ops.manual_cast.Linear
+        self.blocks = nn.ModuleList(
+            linear(dim, groups, device=device, dtype=torch.float32) for _ in range(blocks)
+        )
+
+    def route(self, index: int, x: Tensor) -> Routing:
+        """Route the input x (B, L, C) of block `index`."""
+        return route(x, self.blocks[index])
+
+
+class RouterSet:
+    """Routers as a node hands them on: their settings, and a patcher that keeps the weights.
+
+    source: the file they came from, for messages.
+    """
+
+    def __init__(self, routers: Routers, config: MoGAConfig, source: str) -> None:
+        self.config = config
+        self.source = source
+        self.blocks = len(routers)
+        self.dim = routers[0]["weight"].shape[1]
+        self.patcher = _patcher(routers, config, self.blocks, self.dim)
+
+
+def router_set(
+    routers: Routers, config: MoGAConfig | None, source: str, *, dim: int, blocks: int
+) -> RouterSet:
+    """A RouterSet for a model of that width and block count. Raises CheckpointError."""
+    check_routers(routers, config, source=source, dim=dim, blocks=blocks)
+    return RouterSet(routers, config, source)
+
+
+def load_routers(path: str, source: str) -> RouterSet:
+    """Read a router file, or the routers of a merged checkpoint. Raises CheckpointError."""
+    tensors, metadata = read(path)
+    _, routers, config = split_routers(tensors, metadata)
+    dim = routers[0]["weight"].shape[-1] if 0 in routers and "weight" in routers[0] else 0
+    return router_set(routers, config, source, dim=dim, blocks=len(routers))
+
+
+def _patcher(
+    routers: Routers, config: MoGAConfig, blocks: int, dim: int
+) -> comfy.model_patcher.ModelPatcher:
+    weights = {
+        f"blocks.{index}.{name}": tensor.float()
+        for index, router in routers.items()
+        for name, tensor in router.items()
+    }
+
+    def build(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+        offload = comfy.model_management.unet_offload_device()
+        stack = RouterStack(dim, config.groups, blocks, offload)
+        patcher = _patcher_class(disable_dynamic)(
+            stack,
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=offload,
+        )
+        dynamic = getattr(patcher, "is_dynamic", lambda: False)()
+        stack.load_state_dict(weights, assign=dynamic)
+        patcher.cached_patcher_init = (build, ())  # how ComfyUI rebuilds it on another device
+        return patcher
+
+    return build()
+
+
+def _patcher_class(disable_dynamic: bool) -> Callable[..., comfy.model_patcher.ModelPatcher]:
+    plain = comfy.model_patcher.ModelPatcher
+    # Looked up now: ComfyUI rebinds CoreModelPatcher at start.
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)

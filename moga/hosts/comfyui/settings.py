@@ -1,0 +1,55 @@
+"""What `Apply MoGA` was asked for, checked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...kernels import AUTO, require
+from ...shots import ShotList
+
+MOGA, DENSE = "moga", "dense"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The inputs of `Apply MoGA` apart from the model and its routers.
+
+    attention: "moga", or "dense" for per-shot text alone.
+    start_percent, end_percent: the part of sampling in which MoGA runs; dense outside.
+    dense_blocks: indices of blocks that stay dense. min_tokens: fewer tokens stay dense.
+    """
+
+    shots: ShotList | None = None
+    attention: str = MOGA
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    dense_blocks: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    backend: str = AUTO
+
+    def __post_init__(self) -> None:
+        if self.attention not in (MOGA, DENSE):
+            raise ValueError(f"attention is {self.attention!r}; choose 'moga' or 'dense'.")
+        if not 0 <= self.start_percent < self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent is {self.start_percent:g} and end_percent {self.end_percent:g}; "
+                "give 0 <= start_percent < end_percent <= 1."
+            )
+        if self.backend != AUTO:
+            require(self.backend)
+
+
+def parse_blocks(text: str, blocks: int) -> frozenset[int]:
+    """Block indices from "0, 1, 47-49", for a model of that many blocks; empty text is none."""
+    chosen: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last or last >= blocks:
+            raise ValueError(
+                f"dense_blocks has {part!r}; give block numbers from 0 to {blocks - 1}, "
+                "such as 0, 1, 28-29."
+            )
+        chosen.update(range(first, last + 1))
+    return frozenset(chosen)

@@ -1,0 +1,45 @@
+"""Which of ComfyUI's models can take MoGA."""
+
+from __future__ import annotations
+
+import comfy.ldm.wan.model
+import comfy.model_patcher
+from torch import nn
+
+# Wan variants whose blocks do not run one self-attention over one grid of video tokens.
+_REFUSED = {
+    "WanModel_S2V": "Wan 2.2 S2V",
+    "WanAnimate2Model": "Wan Animate 2",
+    "CausalWanModel": "a causal (autoregressive) Wan",
+}
+# Variants that put reference frames in front of the video, inside the latent.
+_LEADING_FRAMES = ("VaceWanModel", "AnimateWanModel")
+
+
+class UnsupportedModelError(ValueError):
+    """A MODEL that MoGA cannot be applied to; the message names what it is."""
+
+
+def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
+    """The Wan transformer inside a MODEL. Raises UnsupportedModelError for anything else."""
+    dit = model.model.diffusion_model
+    if not isinstance(dit, comfy.ldm.wan.model.WanModel):
+        raise UnsupportedModelError(
+            f"model is {type(model.model).__name__}, not Wan; connect a Wan 2.1 or 2.2 model."
+        )
+    name = type(dit).__name__
+    known = _REFUSED.get(name)
+    plain = comfy.ldm.wan.model.WanSelfAttention
+    if known is None and any(type(block.self_attn) is not plain for block in dit.blocks):
+        known = f"the Wan variant {name}"
+    if known is not None:
+        raise UnsupportedModelError(
+            f"model is {known}, whose attention MoGA does not replace; "
+            "connect a text-to-video, image-to-video, Fun, VACE or Phantom model of Wan 2.1 or 2.2."
+        )
+    return dit
+
+
+def takes_leading_frames(dit: nn.Module) -> bool:
+    """Whether latents of this model may begin with reference frames that no shot covers."""
+    return type(dit).__name__ in _LEADING_FRAMES

@@ -1,0 +1,25 @@
+"""The pack's nodes: inputs, tooltips, and calls into the library."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import MoGAApply
+from .decode import MoGAChunkedDecode, MoGADecodeToVideo
+from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
+from .schedule import MoGAShotSchedule
+
+
+class MoGAExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            MoGALoadDiffusionModel,
+            MoGALoadRouters,
+            MoGAApply,
+            MoGAShotSchedule,
+            MoGAChunkedDecode,
+            MoGADecodeToVideo,
+        ]
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """Called by ComfyUI when it loads the pack."""
+    return MoGAExtension()
