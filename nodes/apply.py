@@ -2,7 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..moga.hosts.comfyui import Settings, apply_moga, parse_blocks, summary, wan_model
+from ..moga.hosts.comfyui import (
+    Settings,
+    apply_moga,
+    parse_blocks,
+    show_on_node,
+    summary,
+    wan_model,
+)
 from ..moga.kernels import backend_names
 from .types import MogaRouters, MogaShots
 

@@ -7,15 +7,9 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..moga.hosts.comfyui import encode_shots
-from ..moga.shots import ShotList
+from ..moga.shots import DEFAULT_SCRIPT, ShotList
 from ..moga.timeline import draw_timeline
 from .types import MogaShots
-
-_EXAMPLE = """\
-global: A young woman in a red coat. Rainy neon city, 35mm film.
-[4s] Wide shot. She crosses the street toward a diner.
-[2.5s] Close-up. Her eyes catch the sign.
-[97f] Inside. She sits at the counter; steam rises from a cup."""
 
 
 class MoGAShotSchedule(io.ComfyNode):
@@ -32,7 +26,7 @@ class MoGAShotSchedule(io.ComfyNode):
                 io.String.Input(
                     "script",
                     multiline=True,
-                    default=_EXAMPLE,
+                    default=DEFAULT_SCRIPT,
                     tooltip="One shot per line: [4s] or [97f], then its text. A line 'global: ...' "
                     "before the first shot is put in front of every shot's text. JSON works too.",
                 ),

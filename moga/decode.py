@@ -1,0 +1,103 @@
+"""Exact streamed decode of a causal video VAE: one latent in, frames out a few at a time.
+
+A causal VAE such as Wan's already decodes in small chunks: its ``decode`` calls its ``decoder``
+once per latent frame or two, carrying a cache of past features, and only then joins the results.
+The joining is what costs memory. Here the model's own ``decode`` runs as it is, while each call of
+the decoder passes its frames to a sink and hands back none. So nothing about the chunk schedule or
+the cache is repeated here, and the frames are those of the one-shot decode, bit for bit.
+
+Legend: b - batch, c - channels, t - frames of one chunk, h - height, w - width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+Sink = Callable[[Tensor], None]
+
+
+@torch.no_grad()
+def stream_decode(vae: nn.Module, latent: Tensor, sink: Sink, *, patch_size: int = 1) -> int:
+    """Decode ``latent`` through ``vae``, passing frames to ``sink`` as soon as they exist.
+
+    ``vae`` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): ``vae.decode(latent)`` makes every
+    frame by calling ``vae.decoder``, whose result is a ``(b, c, t, h, w)`` tensor or a list of such
+    tensors. ``latent`` is ``(b, c, t, h, w)``, on the device and in the dtype the VAE computes in.
+    ``patch_size`` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels.
+
+    ``sink`` gets ``(b, c, t, h, w)`` chunks in order of time. Nobody else holds a chunk: the sink
+    may change it in place, and once it lets go of it the memory is free. Whatever the sink raises
+    ends the decode, and ``vae`` is as it was before.
+
+    Returns the number of frames. Raises TypeError when the frames don't come from ``vae.decoder``.
+    """
+    decode_chunk = vae.decoder.forward
+    frames = 0
+
+    def emit(piece: Tensor) -> Tensor:
+        nonlocal frames
+        frames += piece.shape[2]
+        sink(unpatchify(piece, patch_size))
+        # A new tensor: a zero-length view would keep the whole piece alive until the end.
+        return piece.new_empty((*piece.shape[:2], 0, *piece.shape[3:]))
+
+    def stream_chunk(*args, **kwargs) -> Tensor | list[Tensor]:
+        result = decode_chunk(*args, **kwargs)
+        if isinstance(result, list):
+            return [emit(result.pop(0)) for _ in range(len(result))]
+        return emit(result)
+
+    try:
+        with _forward_replaced(vae.decoder, stream_chunk):
+            rest = vae.decode(latent)
+    finally:
+        _drop_cache(vae)
+    if frames == 0 or rest.shape[2] != 0:
+        raise TypeError(
+            f"{type(vae).__name__} can't be decoded in a stream, as its decode() doesn't take its "
+            "frames from decoder(); use decode() itself."
+        )
+    return frames
+
+
+def unpatchify(frames: Tensor, patch_size: int) -> Tensor:
+    """Spread channels that hold ``patch_size`` squared pixels, column by column, over the frame."""
+    if patch_size == 1:
+        return frames
+    return rearrange(
+        frames,
+        "b (c column row) t h w -> b c t (h row) (w column)",
+        row=patch_size,
+        column=patch_size,
+    )
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] as 8-bit values, each rounded to the nearest."""
+    return frames.float().mul(255).round_().to(torch.uint8)
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Call ``forward`` in place of ``module.forward``; afterwards leave no trace of it."""
+    previous = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if previous is None:
+            del module.forward
+        else:
+            module.forward = previous
+
+
+def _drop_cache(vae: nn.Module) -> None:
+    """Free the features that some VAEs keep on themselves when a decode is cut short."""
+    clear = getattr(vae, "clear_cache", None)
+    if clear is not None:
+        clear()
