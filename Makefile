@@ -1,0 +1,28 @@
+# `make test` and `make demo` set up all they need in .venv. Needed beforehand: make and Python 3.10+.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup test lint demo clean
+
+help:
+	@echo "make test    check style, run all tests (those in ComfyUI too where one is found)"
+	@echo "make demo    build tiny checkpoints, make a film from the example script under demo/"
+	@echo "make lint    check style only"
+	@echo "make clean   remove .venv, demo/ and caches"
+	@echo "COMFYUI_PATH=/path/to/ComfyUI[:/another] chooses the ComfyUI (default: ~/comfy/ComfyUI)"
+
+setup:
+	@$(PYTHON) scripts/setup.py
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+demo: setup
+	$(BIN)/python -m moga.demo $(ARGS)
+
+clean:
+	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis build *.egg-info

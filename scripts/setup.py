@@ -1,0 +1,77 @@
+"""Makes ``.venv`` ready to run everything here: make calls it first. Standard library only.
+
+Does nothing when nothing has changed since the last time.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "comfyui" / "harness"))
+
+from find import find_comfyuis, read_version  # noqa: E402
+
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+READY = VENV / "ready"
+
+# For ComfyUI's pages in a browser, half a gigabyte: nothing here opens them.
+PAGES = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
+# Ours to choose, in pyproject.toml.
+PINNED = ("torch", "torchvision", "torchaudio")
+
+
+def main() -> None:
+    comfyuis = sorted(find_comfyuis(), key=read_version, reverse=True)
+    requirements = comfyui_requirements(comfyuis)
+    key = fingerprint(requirements)
+    if PYTHON.exists() and READY.exists() and READY.read_text() == key:
+        return
+    READY.unlink(missing_ok=True)
+    if not PYTHON.exists():
+        run(sys.executable, "-m", "venv", VENV)
+    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv")
+    listed = VENV / "comfyui-requirements.txt"
+    listed.write_text("\n".join(requirements) + "\n")
+    print("Installing into .venv, for", *(comfyuis or ["no ComfyUI"]), flush=True)
+    install = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON)
+    run(*install, "--editable", ".[train,data,dev]", "--requirements", listed)
+    READY.write_text(key)
+
+
+def comfyui_requirements(comfyuis: list[Path]) -> list[str]:
+    """What all these ComfyUIs need. Where they differ, the first one's word counts."""
+    chosen: dict[str, str] = {}
+    for root in comfyuis:
+        for line in (root / "requirements.txt").read_text(encoding="utf-8").splitlines():
+            line = line.partition("#")[0].strip()
+            if line:
+                chosen.setdefault(package(line), line)
+    return [line for name, line in chosen.items() if name not in (*PAGES, *PINNED)]
+
+
+def package(requirement: str) -> str:
+    name = re.match(r"[\w.-]+", requirement)
+    return re.sub(r"[-_.]+", "-", name[0]).lower() if name else requirement
+
+
+def fingerprint(requirements: list[str]) -> str:
+    files = (Path(__file__), ROOT / "pyproject.toml", ROOT / "requirements.txt")
+    parts = [sys.version, *requirements, *(file.read_text(encoding="utf-8") for file in files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def run(*command: object) -> None:
+    result = subprocess.run([str(part) for part in command], cwd=ROOT)
+    if result.returncode:
+        sys.exit(f"scripts/setup.py: this failed: {' '.join(map(str, command))}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

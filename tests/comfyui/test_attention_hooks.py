@@ -1,0 +1,229 @@
+"""MoGA in a Wan's self-attention: what must not change, does not; what must, does."""
+
+import pytest
+import torch
+from harness import tiny
+from harness.scene import Scene, close, differs
+
+
+@pytest.fixture
+def scene(comfy):
+    yield Scene(comfy, tiny.wan())
+    comfy.forget()
+
+
+@pytest.fixture
+def stock(scene):
+    return scene.sample(scene.load())
+
+
+def test_one_group_without_gate_is_stock(scene, stock):
+    close(scene.sample(scene.apply(scene.load(), scene.everything())), stock)
+
+
+def test_moga_changes_the_result(scene, stock):
+    differs(scene.sample(scene.apply(scene.load(), scene.routers())), stock)
+
+
+def test_every_setting_of_the_config_reaches_the_layer(scene):
+    model = scene.load()
+    results = [
+        scene.sample(scene.apply(model, scene.routers(scene.Config(**values))))
+        for values in (
+            {},
+            {"groups": 2},
+            {"windows": (1, 1)},
+            {"window_frames": 2},
+            {"gate": False},
+            {"combine": "lse"},
+            {"branches": ("windows", "frames")},
+        )
+    ]
+    for i, one in enumerate(results):
+        for other in results[:i]:
+            differs(one, other)
+
+
+def test_taking_the_node_away_restores_stock_bit_for_bit(scene, stock):
+    model = scene.load()
+    scene.sample(scene.apply(model, scene.routers()))
+    assert torch.equal(scene.sample(model), stock)
+    dit = model.model.diffusion_model
+    assert "rope_encode" not in vars(dit)
+    for block in dit.blocks:
+        assert "forward" not in vars(block.self_attn) and "forward" not in vars(block.cross_attn)
+
+
+def test_a_clone_of_a_loaded_model(scene, stock):
+    model = scene.load()
+    with_moga = scene.apply(model, scene.routers())
+    expected = scene.sample(with_moga)
+    assert torch.equal(scene.sample(with_moga.clone()), expected)
+    assert torch.equal(scene.sample(model.clone()), stock)
+    assert torch.equal(scene.sample(with_moga), expected)
+
+
+def test_applying_twice_keeps_the_last(scene):
+    model = scene.load()
+    first = scene.apply(model, scene.routers())
+    second = scene.apply(first, scene.routers(scene.Config(groups=2)))
+    once = scene.apply(scene.load(), scene.routers(scene.Config(groups=2)))
+    assert torch.equal(scene.sample(second), scene.sample(once))
+
+
+def test_dense_blocks_and_min_tokens_and_percents_keep_stock(scene, stock):
+    model, routers = scene.load(), scene.routers()
+    all_blocks = frozenset({0, 1})
+    assert torch.equal(scene.sample(scene.apply(model, routers, dense_blocks=all_blocks)), stock)
+    assert torch.equal(scene.sample(scene.apply(model, routers, min_tokens=76)), stock)
+    differs(scene.sample(scene.apply(model, routers, min_tokens=75)), stock)
+    differs(scene.sample(scene.apply(model, routers, dense_blocks=frozenset({0}))), stock)
+    # Two steps: sigma 1 at 0 %, and the second somewhat below the middle.
+    late = scene.sample(scene.apply(model, routers, start_percent=0.2))
+    early = scene.sample(scene.apply(model, routers, end_percent=0.2))
+    whole = scene.sample(scene.apply(model, routers))
+    for one, other in ((late, stock), (early, stock), (late, whole), (early, whole)):
+        differs(one, other, 1e-6)
+
+
+def test_lora_still_lands(scene, stock):
+    make = torch.Generator().manual_seed(4)
+    lora = {}
+    for block in range(2):
+        for name in ("self_attn.q", "self_attn.o", "cross_attn.v", "ffn.0"):
+            out = 512 if name == "ffn.0" else 256
+            key = f"diffusion_model.blocks.{block}.{name}"
+            lora[f"{key}.lora_A.weight"] = torch.randn(4, 256, generator=make) / 8
+            lora[f"{key}.lora_B.weight"] = torch.randn(out, 4, generator=make) / 8
+    name = scene.comfy.add_model("loras", "tiny_lora.safetensors", lora)
+
+    def loaded(model):
+        loader = scene.comfy.call("LoraLoaderModelOnly", model=model, lora_name=name)
+        return loader[0]
+
+    expected = scene.sample(loaded(scene.load()))
+    differs(expected, stock)
+    model = scene.load()
+    close(scene.sample(scene.apply(loaded(model), scene.everything())), expected)
+    close(scene.sample(loaded(scene.apply(model, scene.everything()))), expected)
+
+
+def recorder(calls, previous=None):
+    """An attention override as other packs write them, chaining to what was there."""
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        calls.append(tuple(q.shape))
+        if previous is not None:
+            return previous(func, q, k, v, heads, *args, **kwargs)
+        return func(q, k, v, heads, *args, **kwargs)
+
+    return override
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_beside_another_attention_override(scene, stock, first):
+    calls = []
+
+    def theirs(model):
+        model = model.clone()
+        options = model.model_options["transformer_options"]
+        options["optimized_attention_override"] = recorder(calls)
+        return model
+
+    def ours(model):
+        return scene.apply(model, scene.routers(), dense_blocks=frozenset({1}))
+
+    model = scene.load()
+    both = ours(theirs(model)) if first == "theirs" else theirs(ours(model))
+    close(scene.sample(both), scene.sample(ours(scene.load())))
+    # 75 video tokens: the dense block's self-attention goes through theirs, the other's does not;
+    # the cross-attention of both does.
+    assert len(calls) == 2 * 3  # steps x (1 self-attention + 2 cross-attentions)
+
+
+def test_attn1_patch_sees_our_output(scene, comfy):
+    if comfy.version < (0, 19):
+        pytest.skip("this ComfyUI has no attn1_patch in Wan")
+    seen = []
+
+    def patch(args):
+        seen.append(tuple(args["q"].shape))
+        return args["x"] * 0.5
+
+    model = scene.load()
+    plain = scene.apply(model, scene.routers())
+    expected = scene.sample(plain)
+    patched = plain.clone()
+    patched.set_model_attn1_patch(patch)
+    differs(scene.sample(patched), expected)
+    assert set(seen) == {(2, 75, 2, 128)} and len(seen) == 2 * 2
+
+
+def test_model_attention_backend(scene, comfy):
+    if "ModelAttentionBackend" not in comfy.nodes:
+        pytest.skip("this ComfyUI has no ModelAttentionBackend node")
+    model, routers = scene.load(), scene.routers()
+    expected = scene.sample(scene.apply(model, routers))
+
+    def backend(m):
+        return comfy.call("ModelAttentionBackend", model=m, attention="pytorch")[0]
+
+    close(scene.sample(backend(scene.apply(model, routers))), expected)
+    close(scene.sample(scene.apply(backend(model), routers)), expected)
+
+
+def test_another_forward_patch_is_kept_and_called(scene):
+    """As KJNodes does it: an object patch over self_attn.forward."""
+    model, calls = scene.load(), []
+    attention = model.model.diffusion_model.blocks[0].self_attn
+    original = attention.forward
+
+    def theirs(x, freqs, transformer_options):
+        calls.append(x.shape[1])
+        return original(x, freqs, transformer_options=transformer_options)
+
+    patched = model.clone()
+    patched.add_object_patch("diffusion_model.blocks.0.self_attn.forward", theirs)
+    expected = scene.sample(scene.apply(scene.load(), scene.routers()))
+    assert torch.equal(scene.sample(scene.apply(patched, scene.routers())), expected)
+    assert calls == [75] * 2
+    after = scene.apply(model, scene.routers())
+    after.add_object_patch("diffusion_model.blocks.0.self_attn.forward", theirs)
+    assert torch.equal(scene.sample(after), expected)
+    assert calls == [75] * 4
+
+
+def test_fp8_base(scene):
+    model = scene.load(dtype=torch.float8_e4m3fn)
+    assert model.model.diffusion_model.blocks[0].self_attn.q.weight.dtype == torch.float8_e4m3fn
+    expected = scene.sample(model)
+    close(scene.sample(scene.apply(model, scene.everything())), expected)
+    differs(scene.sample(scene.apply(model, scene.routers())), expected)
+
+
+def test_routers_are_kept_in_float32_and_loaded_with_the_model(scene):
+    import comfy.model_management
+
+    model = scene.apply(scene.load(), scene.routers())
+    scene.sample(model)
+    (patcher,) = model.get_additional_models_with_key("moga")
+    assert {p.dtype for p in patcher.model.parameters()} == {torch.float32}
+    loaded = [m.model.model for m in comfy.model_management.current_loaded_models if m.model]
+    assert patcher.model in loaded
+
+
+def test_361_latent_frames_keep_361_positions_in_bfloat16(scene):
+    model = scene.apply(scene.load(), scene.routers())
+    dit = model.model.diffusion_model
+
+    def positions():
+        freqs = dit.rope_encode(361, 2, 2, device="cpu", dtype=torch.bfloat16)
+        return len(torch.unique(freqs[0, :, 0].flatten(1), dim=0))
+
+    assert positions() == 309  # the trap
+    model.inject_model()
+    try:
+        assert positions() == 361
+    finally:
+        model.eject_model()
+    assert positions() == 309

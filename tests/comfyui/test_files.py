@@ -1,0 +1,240 @@
+"""Files: merged checkpoints, router files, and every way in which a file can be wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from harness import tiny
+from harness.scene import Scene, differs, router_weights
+
+
+@pytest.fixture
+def scene(comfy):
+    yield Scene(comfy, tiny.wan())
+    comfy.forget()
+
+
+def merged(scene, routers=None):
+    checkpoint = scene.comfy.module("moga.checkpoint")
+    return checkpoint.merge_routers(scene.weights, routers or router_weights(5))
+
+
+def metadata(scene, **config):
+    return {"moga": scene.Config(**config).to_json()}
+
+
+def load_merged(scene, name, weights, header):
+    scene.comfy.add_model("diffusion_models", name, weights, header)
+    return scene.comfy.call("MoGALoadDiffusionModel", unet_name=name, weight_dtype="default")[0]
+
+
+def load_router_file(scene, name, weights, header=None):
+    scene.comfy.add_model("model_patches", name, weights, header)
+    return scene.comfy.call("MoGALoadRouters", file=name)[0]
+
+
+def router_file(scene, name="routers.safetensors", **config):
+    groups = config.get("groups", 5)
+    weights = scene.comfy.module("moga.checkpoint").merge_routers({}, router_weights(groups))
+    return load_router_file(scene, name, weights, metadata(scene, **config))
+
+
+def apply_node(scene, model, **inputs):
+    return scene.comfy.call("MoGAApply", model=model, **inputs)[0]
+
+
+def test_merged_checkpoint_equals_base_and_router_file(scene):
+    whole = load_merged(scene, "merged.safetensors", merged(scene), metadata(scene))
+    parts = apply_node(scene, scene.load(), routers=router_file(scene))
+    expected = scene.sample(parts)
+    assert torch.equal(scene.sample(apply_node(scene, whole)), expected)
+    prefixed = {f"model.diffusion_model.{k}": v for k, v in merged(scene).items()}
+    again = load_merged(scene, "prefixed.safetensors", prefixed, metadata(scene))
+    assert torch.equal(scene.sample(apply_node(scene, again)), expected)
+    differs(expected, scene.sample(scene.load()))
+
+
+def test_a_merged_checkpoint_is_dense_until_apply(scene):
+    model = load_merged(scene, "merged.safetensors", merged(scene), metadata(scene))
+    assert torch.equal(scene.sample(model), scene.sample(scene.load()))
+
+
+def test_routers_input_overrides_what_the_model_carries(scene):
+    model = load_merged(scene, "merged.safetensors", merged(scene), metadata(scene))
+    other = router_file(scene, "two.safetensors", groups=2)
+    found = scene.sample(apply_node(scene, model, routers=other))
+    assert torch.equal(found, scene.sample(apply_node(scene, scene.load(), routers=other)))
+
+
+def test_routers_of_a_merged_file_serve_another_base(scene):
+    whole = scene.comfy.add_model(
+        "model_patches", "merged_patch.safetensors", merged(scene), metadata(scene)
+    )
+    (routers,) = scene.comfy.call("MoGALoadRouters", file=whole)
+    fp8 = scene.load(dtype=torch.float8_e4m3fn)
+    assert scene.sample(apply_node(scene, fp8, routers=routers)).isfinite().all()
+
+
+def test_fp8_loading_keeps_routers_in_float32(scene):
+    name = scene.comfy.add_model(
+        "diffusion_models", "merged.safetensors", merged(scene), metadata(scene)
+    )
+    (model,) = scene.comfy.call("MoGALoadDiffusionModel", unet_name=name, weight_dtype="fp8_e4m3fn")
+    assert model.model.diffusion_model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn
+    stack = scene.host.carried_routers(model).patcher.model
+    assert {p.dtype for p in stack.parameters()} == {torch.float32}
+    assert torch.equal(stack.blocks[1].weight, router_weights(5)[1]["weight"])
+    assert scene.sample(apply_node(scene, model)).isfinite().all()
+
+
+def test_a_plain_wan_loads_too(scene):
+    model = load_merged(scene, "plain.safetensors", scene.weights, None)
+    assert torch.equal(scene.sample(model), scene.sample(scene.load()))
+
+
+def words(action, *args, **kwargs):
+    with pytest.raises(Exception) as error:
+        action(*args, **kwargs)
+    assert isinstance(error.value, ValueError), repr(error.value)
+    return str(error.value)
+
+
+def test_no_routers_under_moga_names_the_ways_out(scene):
+    for model in (scene.load(), load_merged(scene, "plain.safetensors", scene.weights, None)):
+        said = words(apply_node, scene, model)
+        assert "model carries no MoGA routers" in said
+        for way_out in ("Load MoGA Diffusion Model", "Load MoGA Routers", "attention to dense"):
+            assert way_out in said
+    assert apply_node(scene, scene.load(), attention="dense")
+
+
+def test_a_file_saved_by_cores_model_save_says_where_its_routers_went(scene, comfy, monkeypatch):
+    """ModelSave keeps the workflow in the header, and drops the routers."""
+    model = load_merged(scene, "merged.safetensors", merged(scene), metadata(scene))
+    save = comfy.nodes["ModelSave"]()
+    prompt = {"1": {"class_type": "MoGALoadDiffusionModel", "inputs": {}}}
+    save.save(apply_node(scene, model), "diffusion_models/saved", prompt=prompt)
+    (path,) = (comfy.output_dir / "diffusion_models").glob("saved*.safetensors")
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        assert not [key for key in file.keys() if "router" in key]  # noqa: SIM118
+        assert "MoGALoadDiffusionModel" in file.metadata()["prompt"]
+    import folder_paths
+
+    path.rename(Path(folder_paths.get_folder_paths("diffusion_models")[0]) / "saved.safetensors")
+    folder_paths.filename_list_cache.clear()
+    (loaded,) = comfy.call("MoGALoadDiffusionModel", unet_name="saved.safetensors")
+    assert torch.equal(scene.sample(loaded), scene.sample(scene.load()))
+    said = words(apply_node, scene, loaded)
+    assert "Model Save drop" in said
+
+
+def test_routers_for_another_model(scene):
+    said = words(apply_node, scene, scene.load(), routers=scene.routers(dim=128))
+    assert said == (
+        "routers from test are for 2 blocks of width 128, the model has 2 of width 256; "
+        "use routers that were made for this model."
+    )
+    said = words(apply_node, scene, scene.load(), routers=scene.routers(blocks=3))
+    assert "are for 3 blocks of width 256, the model has 2" in said
+    three = merged(scene, router_weights(5, blocks=3))
+    said = words(load_merged, scene, "three.safetensors", three, metadata(scene))
+    assert said.startswith("three.safetensors has routers for 3 blocks, the model has 2;")
+    narrow = merged(scene, router_weights(5, dim=128))
+    said = words(load_merged, scene, "narrow.safetensors", narrow, metadata(scene))
+    assert "router weight of block 0 has shape (5, 128), the model needs (5, 256)" in said
+    said = words(load_merged, scene, "six.safetensors", merged(scene), metadata(scene, groups=6))
+    assert "has shape (5, 256), the model needs (6, 256)" in said
+
+
+def test_incomplete_routers(scene):
+    weights = merged(scene)
+    del weights["blocks.1.self_attn.router.bias"]
+    said = words(load_merged, scene, "nobias.safetensors", weights, metadata(scene))
+    assert "the router bias of block 1 is missing" in said
+    said = words(load_router_file, scene, "empty.safetensors", {"a": torch.zeros(1)})
+    assert said == "empty.safetensors holds no MoGA routers; choose a file that does."
+    said = words(load_merged, scene, "nometa.safetensors", merged(scene), {"format": "pt"})
+    assert "holds routers but no `moga` settings in its header" in said
+
+
+def test_settings_of_a_newer_version(scene):
+    header = {"moga": json.dumps({"version": 2, "groups": 5})}
+    for load, folder in (
+        (load_merged, "newer.safetensors"),
+        (load_router_file, "newer_patch.safetensors"),
+    ):
+        said = words(load, scene, folder, merged(scene), header)
+        assert "version 2 and this ComfyUI-MoGA reads up to 1; update ComfyUI-MoGA." in said
+
+
+@pytest.mark.parametrize(
+    ("node", "folder", "field"),
+    [
+        ("MoGALoadDiffusionModel", "diffusion_models", "unet_name"),
+        ("MoGALoadRouters", "model_patches", "file"),
+    ],
+)
+def test_files_that_are_no_safetensors(scene, node, folder, field):
+    comfy = scene.comfy
+    name = comfy.add_model(folder, f"whole_{folder}.safetensors", merged(scene), metadata(scene))
+    import folder_paths
+
+    place = Path(folder_paths.get_folder_paths(folder)[0])
+    whole = (place / name).read_bytes()
+    cases = {
+        "cut.safetensors": (whole[:-100], "is damaged or incomplete"),
+        "short.safetensors": (whole[:5], "is not a safetensors file, whatever its name says"),
+        "void.safetensors": (b"", "is not a safetensors file, whatever its name says"),
+        "html.safetensors": (b"<!DOCTYPE html><html></html>", "is not a safetensors file"),
+        "pickle.pt": (whole, "is not a .safetensors file; other formats can run code"),
+    }
+    for name, (content, expected) in cases.items():
+        (place / name).write_bytes(content)
+        folder_paths.filename_list_cache.clear()
+        said = words(comfy.call, node, **{field: name})
+        assert said.startswith(name) and expected in said
+        (place / name).unlink()
+
+
+def test_a_pickle_is_never_opened(scene):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was opened",))
+
+    import folder_paths
+
+    path = Path(folder_paths.get_folder_paths("model_patches")[0]) / "bomb.pt"
+    torch.save(Bomb(), path)
+    folder_paths.filename_list_cache.clear()
+    assert "is not a .safetensors file" in words(
+        scene.comfy.call, "MoGALoadRouters", file="bomb.pt"
+    )
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"start_percent": 0.6, "end_percent": 0.4}, "start_percent is 0.6 and end_percent 0.4"),
+        ({"dense_blocks": "0, two"}, "dense_blocks has 'two'; give block numbers from 0 to 1"),
+        ({"dense_blocks": "1-0"}, "dense_blocks has '1-0'"),
+        ({"dense_blocks": "2"}, "dense_blocks has '2'"),
+        ({"dense_blocks": "-1"}, "dense_blocks has '-1'"),
+    ],
+)
+def test_inputs_of_apply(scene, inputs, expected):
+    said = words(apply_node, scene, scene.load(), attention="dense", **inputs)
+    assert expected in said
+
+
+def test_a_backend_that_is_not_installed(scene):
+    import importlib.util
+
+    absent = "sage" if importlib.util.find_spec("sageattention") is None else "flash2"
+    with pytest.raises(RuntimeError) as error:
+        apply_node(scene, scene.load(), routers=scene.routers(), backend=absent)
+    assert f"backend '{absent}' cannot run: " in str(error.value)
+    assert "is not installed; choose 'auto' or 'sdpa'." in str(error.value)

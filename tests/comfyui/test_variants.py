@@ -1,0 +1,216 @@
+"""Which Wan variants take MoGA, and how their extra frames and tokens are treated."""
+
+import pytest
+import torch
+from harness import tiny
+from harness.scene import Scene, close, differs, tokens
+
+
+@pytest.fixture
+def scene_of(comfy):
+    def make(kind, channels=16, **config):
+        return Scene(comfy, tiny.wan(kind, **config), channels)
+
+    yield make
+    comfy.forget()
+
+
+def with_extras(conditioning, **extras):
+    return [[t, {**d, **extras}] for t, d in conditioning]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("t2v", 16), ("ti2v", 48), ("i2v_2.2", 16)])
+def test_plain_variants(scene_of, kind, channels):
+    scene = scene_of(kind, channels)
+    stock = scene.sample(scene.load())
+    close(scene.sample(scene.apply(scene.load(), scene.everything())), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers())), stock)
+
+
+def test_per_frame_timesteps_of_ti2v(scene_of):
+    """Wan 2.2 5B image-to-video: a noise mask gives every latent frame a time of its own."""
+    scene = scene_of("ti2v", 48)
+    make = torch.Generator().manual_seed(1)
+    mask = torch.ones(1, 1, 5, 6, 10)
+    mask[:, :, 0] = 0
+    scene.latent = {"samples": torch.randn(1, 48, 5, 6, 10, generator=make), "noise_mask": mask}
+    stock = scene.sample(scene.load())
+    close(scene.sample(scene.apply(scene.load(), scene.everything())), stock)
+
+
+def test_odd_latent_sizes(scene_of):
+    scene = scene_of("t2v")
+    scene.latent = {"samples": torch.zeros(1, 16, 5, 7, 9)}
+    stock = scene.sample(scene.load())
+    close(scene.sample(scene.apply(scene.load(), scene.everything())), stock)
+    shots = scene.shots()
+    model = scene.apply(scene.load(), scene.routers(), shots=shots)
+    positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
+    assert scene.sample(model, positive).shape == stock.shape
+
+
+def test_a_batch_of_two_videos(scene_of):
+    scene = scene_of("t2v")
+    scene.latent = {"samples": torch.zeros(2, 16, 5, 6, 10)}
+    shots = scene.shots()
+    model = scene.apply(scene.load(), scene.routers(), shots=shots)
+    positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
+    both = scene.sample(model, positive)
+    differs(both[:1], both[1:])
+
+
+def reference(scene, **size):
+    make = torch.Generator().manual_seed(5)
+    latent = torch.randn(1, 16, 1, size.get("h", 6), size.get("w", 10), generator=make)
+    extras = {"reference_latents": [latent]}
+    return (
+        with_extras(scene.positive, **extras),
+        with_extras(scene.negative, **extras),
+    )
+
+
+def test_reference_latent_prefix(scene_of):
+    """Wan Fun Control puts the tokens of a reference frame before those of the video."""
+    scene = scene_of("fun")
+    prompts = reference(scene)
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    close(scene.sample(scene.apply(scene.load(), scene.everything()), *prompts), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
+
+
+def test_reference_frame_reads_all_text_and_shots_their_own(scene_of):
+    scene = scene_of("fun")
+    latent = reference(scene)[0][0][1]["reference_latents"]
+    same = scene.shots("[5f] same\n[4f] same\n[8f] same")
+    positive = with_extras(scene.schedule(same, tokens(11)), reference_latents=latent)
+    negative = with_extras(scene.negative, reference_latents=latent)
+    single = with_extras([[tokens(11), {}]], reference_latents=latent)
+    model = scene.apply(scene.load(), attention="dense", shots=same)
+    close(scene.sample(model, positive, negative), scene.sample(scene.load(), single, negative))
+    grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
+        model.model.diffusion_model,
+        torch.zeros(1, 16, 5, 6, 10),
+        {},
+        same,
+        reference_latent=torch.zeros(1, 16, 6, 10),
+    )
+    assert grid.owners == (-3, 0, 1, 2)
+    assert (grid.layout.frames, grid.layout.shots) == (6, (0, 1, 3, 4))
+
+
+def test_a_reference_of_another_size_is_dense_and_said(scene_of, caplog):
+    scene = scene_of("fun")
+    prompts = reference(scene, h=4, w=4)
+    try:
+        stock = scene.sample(scene.load(), *prompts)
+    except RuntimeError:
+        pytest.skip("this ComfyUI takes only references of the video's size")
+    with caplog.at_level("INFO"):
+        found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
+    assert torch.equal(found, stock)
+    assert "dense attention, because the tokens of this call form no video grid" in caplog.text
+
+
+def test_frames_appended_in_time(scene_of):
+    """Wan Phantom appends subject frames after the video."""
+    scene = scene_of("t2v")
+    make = torch.Generator().manual_seed(5)
+    extra = torch.randn(1, 16, 2, 6, 10, generator=make)
+    prompts = [with_extras(c, time_dim_concat=extra) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    close(scene.sample(scene.apply(scene.load(), scene.everything()), *prompts), stock)
+    shots = scene.shots("[5f] same\n[4f] same\n[8f] same")
+    positive = with_extras(scene.schedule(shots, tokens(11)), time_dim_concat=extra)
+    single = with_extras([[tokens(11), {}]], time_dim_concat=extra)
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    differs(scene.sample(model, positive, prompts[1]), stock)
+    differs(scene.sample(scene.load(), single, prompts[1]), stock)
+
+
+def test_vace(scene_of):
+    scene = scene_of("vace")
+    stock = scene.sample(scene.load())
+    close(scene.sample(scene.apply(scene.load(), scene.everything())), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers())), stock)
+    shots = scene.shots("[5f] same\n[4f] same\n[8f] same")
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    single = scene.sample(scene.load(), [[tokens(11), {}]])
+    close(scene.sample(model, scene.schedule(shots, tokens(11))), single)
+
+
+def test_vace_blocks_read_shot_text_too(scene_of):
+    scene = scene_of("vace")
+    shots = scene.shots()
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    texts = []
+    block = model.model.diffusion_model.vace_blocks[0].cross_attn
+    handle = block.k.register_forward_hook(lambda m, args, out: texts.append(args[0].shape[1]))
+    scene.sample(model, scene.schedule(shots, tokens(11), tokens(12), tokens(13)))
+    handle.remove()
+    assert set(texts) == {512} and len(texts) == 3 * 2
+
+
+def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
+    """WanVaceToVideo makes the latent longer by its reference frames; the shots stay in place."""
+    scene = scene_of("vace")
+    shots = scene.shots("[5f] one\n[8f] two")  # 4 latent frames of the 5
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    positive = scene.schedule(shots, tokens(11), tokens(12))
+    assert scene.sample(model, positive).isfinite().all()
+    grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
+        model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots
+    )
+    assert grid.owners == (-1, 0, 1) and grid.layout.shots == (0, 1, 3)
+
+
+def test_other_variants_are_refused_by_name(comfy, scene_of):
+    scene = scene_of("t2v")
+    import comfy.ldm.wan.model as wan
+
+    model = scene.load()
+    dit = model.model.diffusion_model
+    for name, known in (
+        ("WanModel_S2V", "Wan 2.2 S2V"),
+        ("WanAnimate2Model", "Wan Animate 2"),
+        ("CausalWanModel", "a causal (autoregressive) Wan"),
+        ("WanSomethingNew", "the Wan variant WanSomethingNew"),
+    ):
+        # The class of the variant, with as much of it as the check looks at.
+        cls = getattr(wan, name, None) or type(name, (wan.WanModel,), {})
+        other = cls.__new__(cls)
+        other.__dict__.update(dit.__dict__)
+        if name == "WanSomethingNew":
+            attention = type("OtherAttention", (wan.WanSelfAttention,), {})
+            block = torch.nn.Module()
+            block.self_attn = attention.__new__(attention)
+            other.__dict__ = {**other.__dict__, "_modules": {"blocks": [block]}}
+        changed = model.clone()
+        changed.model = type(model.model).__new__(type(model.model))
+        changed.model.__dict__.update(model.model.__dict__)
+        changed.model._modules = {**model.model._modules, "diffusion_model": other}
+        with pytest.raises(ValueError) as error:
+            scene.apply(changed, attention="dense")
+        assert str(error.value).startswith(f"model is {known}, whose attention MoGA does not")
+
+
+def test_a_model_that_is_not_wan(comfy, scene_of):
+    scene = scene_of("t2v")
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    sizes = {
+        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32},
+        **{"num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [0]},
+        **{"transformer_depth_middle": -1, "transformer_depth_output": [0, 0], "num_heads": 1},
+        **{"use_spatial_transformer": True, "context_dim": 8, "dtype": torch.float32},
+    }
+    config = comfy.supported_models.SD15(sizes)
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_patcher.ModelPatcher(
+        config.get_model({}, ""), torch.device("cpu"), torch.device("cpu")
+    )
+    with pytest.raises(ValueError) as error:
+        scene.apply(model, attention="dense")
+    assert str(error.value) == "model is BaseModel, not Wan; connect a Wan 2.1 or 2.2 model."

@@ -1,0 +1,26 @@
+"""Settings for all tests, and what keeps pytest from importing ComfyUI's entry point."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Tensors here are so small that more threads only wait for one another. Before torch's import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class RootIsNoPackage:
+    """The repository's own ``__init__.py`` works inside ComfyUI only, and pytest would import it.
+
+    A plugin, as hooks in this file don't see folders above it.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RootIsNoPackage())
