@@ -1,8 +1,13 @@
 """The harness itself: that what it boots and builds is a working ComfyUI."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from harness import tiny
+from harness.find import REPOSITORY
 
 
 def text_to_latent(comfy, unet_name: str) -> dict:
@@ -45,13 +50,46 @@ def test_boot(comfy):
     assert comfy.module("moga").__name__.endswith(".moga")
 
 
+def test_pack_loads_on_a_bare_comfyui(comfy, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from harness.bare import OPTIONAL, hide
+
+hide(OPTIONAL)
+from harness.boot import boot
+
+comfy = boot(*map(Path, sys.argv[1:]))
+print([name for name in comfy.nodes if name.startswith("MoGA")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, comfy.root, tmp_path, REPOSITORY],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests" / "comfyui")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(str([n for n in comfy.nodes if n.startswith("MoGA")]))
+
+
 def test_ksampler_on_a_tiny_wan(comfy):
     name = comfy.add_model("diffusion_models", "tiny_t2v.safetensors", tiny.wan())
     prompt = text_to_latent(comfy, name)
     first, again = (comfy.run(prompt).captured["latent"]["samples"] for _ in "12")
     assert first.shape == (1, 16, 3, 6, 8)
     assert torch.equal(first, again)
-    print(first.double().abs().sum().item())
+    # The same weights, noise and sampling in every version.
+    assert first.double().abs().sum().item() == pytest.approx(5940.04, rel=1e-4)
+
+
+KINDS = {
+    "t2v": ("WAN21", "WanModel"),
+    "i2v": ("WAN21", "WanModel"),
+    "i2v_2.2": ("WAN21", "WanModel"),
+    "ti2v": ("WAN22", "WanModel"),
+    "fun": ("WAN21", "WanModel"),
+    "vace": ("WAN21_Vace", "VaceWanModel"),
+}
 
 
 @pytest.mark.parametrize("kind", tiny.WAN)
@@ -63,7 +101,7 @@ def test_every_wan_kind_samples(comfy, kind):
     samples = comfy.run(prompt).captured["latent"]["samples"]
     assert samples.isfinite().all() and samples.std() > 0.1
     model = comfy.call("UNETLoader", unet_name=name)[0].model
-    print(kind, type(model).__name__, type(model.diffusion_model).__name__, samples.std())
+    assert (type(model).__name__, type(model.diffusion_model).__name__) == KINDS[kind]
 
 
 @pytest.mark.parametrize(("kind", "channels", "scale"), [("2.1", 16, 8), ("2.2", 48, 16)])
