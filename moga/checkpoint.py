@@ -56,8 +56,13 @@ def split_routers(
             routers.setdefault(int(match[1]), {})[match[2]] = tensor
         else:
             base[key] = tensor
+    return base, dict(sorted(routers.items())), config_in(metadata)
+
+
+def config_in(metadata: Mapping[str, str] | None) -> MoGAConfig | None:
+    """The settings in a file's metadata, if there are any. Raises ConfigError."""
     text = (metadata or {}).get(METADATA_KEY)
-    return base, dict(sorted(routers.items())), MoGAConfig.from_json(text) if text else None
+    return MoGAConfig.from_json(text) if text else None
 
 
 def merge_routers(base: Mapping[str, Tensor], routers: Routers) -> dict[str, Tensor]:
@@ -117,8 +122,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > _MAX_HEADER:
             raise CheckpointError(
-                f"{path.name} is not a safetensors file, whatever its name says; "
-                "download it again."
+                f"{path.name} is not a safetensors file, whatever its name says; download it again."
             )
         text = file.read(length)
     try:

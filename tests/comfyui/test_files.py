@@ -238,3 +238,16 @@ def test_a_backend_that_is_not_installed(scene):
         apply_node(scene, scene.load(), routers=scene.routers(), backend=absent)
     assert f"backend '{absent}' cannot run: " in str(error.value)
     assert "is not installed; choose 'auto' or 'sdpa'." in str(error.value)
+
+
+def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):
+    with pytest.raises(RuntimeError) as error:
+        apply_node(scene, scene.load(), routers=scene.routers(), backend="torch")
+    assert "needs an NVIDIA GPU, the tensors are on cpu; choose 'auto' or 'sdpa'" in str(
+        error.value
+    )
+
+
+def test_an_empty_clip_is_named(scene):
+    said = words(scene.comfy.call, "MoGAShotSchedule", clip=None)
+    assert said.startswith("clip is empty: the checkpoint it comes from holds no text encoder")

@@ -8,8 +8,10 @@ from typing import Any
 import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP
+from torch import nn
 
 from ...checkpoint import CheckpointError
+from ...kernels import select
 from .conditioning import check_and_even
 from .hooks import KEY, Hooks
 from .loading import carried_routers
@@ -27,13 +29,14 @@ def apply_moga(
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    Raises UnsupportedModelError, CheckpointError or ValueError.
+    Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
     used = None
     if settings.attention != DENSE:
         used = routers or carried_routers(model)
         _check_fit(used, dit.dim, len(dit.blocks))
+        _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
     hooks = Hooks(settings, used, _sigmas(model, settings))
@@ -72,9 +75,17 @@ def _check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
         )
 
 
-def _sigmas(
-    model: comfy.model_patcher.ModelPatcher, settings: Settings
-) -> tuple[float, float]:
+def _check_backend(
+    model: comfy.model_patcher.ModelPatcher, dit: nn.Module, name: str, routers: RouterSet
+) -> None:
+    """Raise BackendError now, not in the first step, where the backend cannot run this model."""
+    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    width = dit.dim // dit.num_heads
+    probe = torch.empty(0, dit.num_heads, width, device=model.load_device, dtype=dtype)
+    select(name, probe, lse=routers.config.combine == "lse")
+
+
+def _sigmas(model: comfy.model_patcher.ModelPatcher, settings: Settings) -> tuple[float, float]:
     sampling = model.get_model_object("model_sampling")
     start, end = settings.start_percent, settings.end_percent
     return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))

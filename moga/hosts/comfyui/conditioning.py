@@ -6,6 +6,7 @@ Letters: B batch, K text tokens, C text width.
 from __future__ import annotations
 
 import logging
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -39,9 +40,12 @@ def encode_shots(clip: Any, shots: ShotList) -> Conditioning:
 
     clip: a ComfyUI CLIP. Each text is encoded once, however many shots say it.
     """
-    encoded = {
-        text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in shots.texts
-    }
+    if clip is None:
+        raise ValueError(
+            "clip is empty: the checkpoint it comes from holds no text encoder; "
+            "load UMT5 with Load CLIP, type wan."
+        )
+    encoded = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in shots.texts}
     per_shot = [encoded[text] for text in shots.texts]
     # One entry, unless the CLIP changes over sampling: then one for each of its time ranges.
     return [_join(entries, shots) for entries in zip(*per_shot, strict=True)]
@@ -50,8 +54,7 @@ def encode_shots(clip: Any, shots: ShotList) -> Conditioning:
 def _join(entries: tuple[list[Any], ...], shots: ShotList) -> list[Any]:
     tensors = [tensor for tensor, _ in entries]
     extras = dict(entries[0][1])
-    ends = torch.tensor([0, *(t.shape[1] for t in tensors)]).cumsum(0).tolist()
-    spans = tuple(zip(ends[:-1], ends[1:], strict=True))
+    spans = tuple(pairwise(accumulate((t.shape[1] for t in tensors), initial=0)))
     text = ShotText(shots.latent_starts, shots.latent_frames, spans)
     extras["model_conds"] = _with_text(extras, text)
     return [torch.cat(tensors, dim=1), extras]

@@ -106,14 +106,16 @@ class Hooks:
         """What stands in for `previous`, the forward of block `index`'s self-attention."""
         always_dense = index in self.settings.dense_blocks
 
-        def forward(x: Tensor, *args: Any, transformer_options: dict[str, Any], **kw: Any):
-            call: Call | None = transformer_options.get(KEY)
-            if always_dense or call is None or not self._sparse(call, x):
-                return previous(x, *args, transformer_options=transformer_options, **kw)
-            routing = None if stack is None else stack.route(index, x)
-            override = self._override(call, routing, transformer_options.get(_OVERRIDE))
-            options = {**transformer_options, _OVERRIDE: override}
-            return previous(x, *args, transformer_options=options, **kw)
+        def forward(
+            x: Tensor, freqs: Tensor, transformer_options: dict[str, Any] | None = None, **kw: Any
+        ) -> Tensor:
+            options = transformer_options or {}
+            call: Call | None = options.get(KEY)
+            if not always_dense and call is not None and self._sparse(call, x):
+                routing = None if stack is None else stack.route(index, x)
+                override = self._override(call, routing, options.get(_OVERRIDE))
+                options = {**options, _OVERRIDE: override}
+            return previous(x, freqs, transformer_options=options, **kw)
 
         return forward
 

@@ -10,7 +10,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 
-from ...checkpoint import CheckpointError, check_routers, read_header, split_routers
+from ...checkpoint import CheckpointError, check_routers, config_in, read_header, split_routers
 from .routers import RouterSet
 from .wan import wan_model
 
@@ -26,8 +26,7 @@ def load_diffusion_model(
     Raises CheckpointError before anything large is read where the header allows.
     """
     source = Path(path).name
-    header = read_header(path)
-    split_routers({}, header.metadata)  # settings of a newer version are refused here
+    config_in(read_header(path).metadata)  # refuses a damaged file or newer settings
     tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     base, routers, config = split_routers(tensors, metadata)
     del tensors
@@ -51,7 +50,7 @@ def load_diffusion_model(
 
 
 def carried_routers(model: comfy.model_patcher.ModelPatcher) -> RouterSet | None:
-    """The routers that `load_diffusion_model` attached to this model or the one it is a clone of."""
+    """The routers that `load_diffusion_model` attached to this model, or to what it is a clone of."""
     return model.get_attachment(ATTACHMENT)
 
 
