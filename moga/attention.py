@@ -215,7 +215,9 @@ def _mean(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor:
 def _weighted(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Branches weighted by their share of the softmax mass: exp(lse), normalised."""
     shares = torch.stack([lse for _, lse in parts]).softmax(dim=0)
-    total = sum(out.float() * share[..., None] for (out, _), share in zip(parts, shares, strict=True))
+    total = sum(
+        out.float() * share[..., None] for (out, _), share in zip(parts, shares, strict=True)
+    )
     return total.to(parts[0][0].dtype)
 
 

@@ -38,9 +38,7 @@ def shot_cross_attention(
     """
     if len(readings) == 1 and readings[0].context == ((0, context.shape[1]),):
         return forward(x, context)
-    outs = [
-        forward(x[:, first:last], _cut(context, spans)) for (first, last), spans in readings
-    ]
+    outs = [forward(x[:, first:last], _cut(context, spans)) for (first, last), spans in readings]
     return torch.cat(outs, dim=1)
 
 

@@ -50,7 +50,7 @@ def load_diffusion_model(
 
 
 def carried_routers(model: comfy.model_patcher.ModelPatcher) -> RouterSet | None:
-    """The routers that `load_diffusion_model` attached to this model, or to what it is a clone of."""
+    """The routers that `load_diffusion_model` attached to this model or its original."""
     return model.get_attachment(ATTACHMENT)
 
 
