@@ -99,17 +99,34 @@ def test_reference_frame_reads_all_text_and_shots_their_own(scene_of):
     assert (grid.layout.frames, grid.layout.shots) == (6, (0, 1, 3, 4))
 
 
-def test_a_reference_of_another_size_is_dense_and_said(scene_of, caplog):
+def test_a_reference_of_another_size_forms_no_grid(scene_of):
     scene = scene_of("fun")
-    prompts = reference(scene, h=4, w=4)
-    try:
-        stock = scene.sample(scene.load(), *prompts)
-    except RuntimeError:
-        pytest.skip("this ComfyUI takes only references of the video's size")
+    call_grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid
+    dit, latent = scene.load().model.diffusion_model, torch.zeros(1, 16, 5, 6, 10)
+    same, other = torch.zeros(1, 16, 6, 10), torch.zeros(1, 16, 4, 4)
+    assert call_grid(dit, latent, {}, None, reference_latent=same).layout.frames == 6
+    assert call_grid(dit, latent, {}, None, reference_latent=other) is None
+
+
+def test_in_context_references_are_dense_and_said(scene_of, caplog):
+    """Their tokens stand behind the video's in another grid, so the call has no single one."""
+    scene = scene_of("t2v")
+    if scene.comfy.version < (0, 33):
+        pytest.skip("this ComfyUI has no in-context references in Wan")
+    make = torch.Generator().manual_seed(5)
+    extra = {"context_latents": [torch.randn(1, 16, 1, 4, 8, generator=make)]}
+    prompts = [with_extras(c, **extra) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
     with caplog.at_level("INFO"):
         found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
     assert torch.equal(found, stock)
-    assert "dense attention, because the tokens of this call form no video grid" in caplog.text
+    assert "dense attention, because 83 tokens do not match the grid's 75" in caplog.text
+    shots = scene.shots("[5f] same\n[4f] same\n[8f] same")
+    positive = with_extras(scene.schedule(shots, tokens(11)), **extra)
+    single = with_extras([[tokens(11), {}]], **extra)
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    close(scene.sample(model, positive, prompts[1]), scene.sample(scene.load(), single, prompts[1]))
 
 
 def test_frames_appended_in_time(scene_of):
