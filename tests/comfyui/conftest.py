@@ -53,7 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     others = [item for item in session.items if isinstance(item, OtherComfyUI)]
-    if session.config.option.collectonly or not others:
+    option = session.config.option
+    broken = session.testsfailed and not option.continue_on_collection_errors
+    if option.collectonly or broken or not others:
         return (yield)
     # Beside the tests in this process, which also keep a core busy.
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as pool:
@@ -70,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each ComfyUI."""
     session = terminalreporter._session
     others = [item for item in session.items if isinstance(item, OtherComfyUI)]
-    if not others:
+    if not any(item.future for item in others):
         return
     here = {item.nodeid for item in ours(session.items)}
     reports = [
@@ -81,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     counts = Counter(category for category, _ in reports if category)
     seconds = sum(report.duration for _, report in reports)
-    found = ", ".join(f"{count} {category}" for category, count in counts.items())
+    found = ", ".join(f"{count} {category}" for category, count in counts.items()) or "none run"
     terminalreporter.section("ComfyUI versions")
     terminalreporter.line(f"{comfyui_name(find_comfyuis()[0])}: {found} in {seconds:.2f}s")
     for item in others:

@@ -41,7 +41,7 @@ class RunResult:
         return self.outputs[node_id]
 
 
-@dataclass
+@dataclass(repr=False)
 class ComfyUI:
     """``nodes`` maps node ids to classes, ``pack`` is our package as ComfyUI loaded it."""
 
@@ -53,6 +53,9 @@ class ComfyUI:
     server: Any
 
     put = staticmethod(put)
+
+    def __repr__(self) -> str:
+        return f"ComfyUI {'.'.join(map(str, self.version))}"
 
     @property
     def output_dir(self) -> Path:
