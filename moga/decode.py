@@ -18,17 +18,27 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from .tiles import TiledDecoder, Tiling
+
 Sink = Callable[[Tensor], None]
 
 
 @torch.no_grad()
-def stream_decode(vae: nn.Module, latent: Tensor, sink: Sink, *, patch_size: int = 1) -> int:
+def stream_decode(
+    vae: nn.Module,
+    latent: Tensor,
+    sink: Sink,
+    *,
+    patch_size: int = 1,
+    tiling: Tiling | None = None,
+) -> int:
     """Decode ``latent`` through ``vae``, passing frames to ``sink`` as soon as they exist.
 
     ``vae`` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): ``vae.decode(latent)`` makes every
     frame by calling ``vae.decoder``, whose result is a ``(b, c, t, h, w)`` tensor or a list of such
     tensors. ``latent`` is ``(b, c, t, h, w)``, on the device and in the dtype the VAE computes in.
-    ``patch_size`` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels.
+    ``patch_size`` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels. With ``tiling``
+    each chunk is decoded in overlapping tiles: less memory, and no longer the exact frames.
 
     ``sink`` gets ``(b, c, t, h, w)`` chunks in order of time. Nobody else holds a chunk: the sink
     may change it in place, and once it lets go of it the memory is free. Whatever the sink raises
@@ -37,6 +47,8 @@ def stream_decode(vae: nn.Module, latent: Tensor, sink: Sink, *, patch_size: int
     Returns the number of frames. Raises TypeError when the frames don't come from ``vae.decoder``.
     """
     decode_chunk = vae.decoder.forward
+    if tiling is not None:
+        decode_chunk = TiledDecoder(decode_chunk, tiling)
     frames = 0
 
     def emit(piece: Tensor) -> Tensor:
@@ -53,10 +65,10 @@ def stream_decode(vae: nn.Module, latent: Tensor, sink: Sink, *, patch_size: int
         return emit(result)
 
     try:
-        with _forward_replaced(vae.decoder, stream_chunk):
+        with forward_replaced(vae.decoder, stream_chunk):
             rest = vae.decode(latent)
     finally:
-        _drop_cache(vae)
+        drop_cache(vae)
     if frames == 0 or rest.shape[2] != 0:
         raise TypeError(
             f"{type(vae).__name__} can't be decoded in a stream, as its decode() doesn't take its "
@@ -83,7 +95,7 @@ def to_uint8(frames: Tensor) -> Tensor:
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
     """Call ``forward`` in place of ``module.forward``; afterwards leave no trace of it."""
     previous = vars(module).get("forward")
     module.forward = forward
@@ -96,7 +108,7 @@ def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
             module.forward = previous
 
 
-def _drop_cache(vae: nn.Module) -> None:
+def drop_cache(vae: nn.Module) -> None:
     """Free the features that some VAEs keep on themselves when a decode is cut short."""
     clear = getattr(vae, "clear_cache", None)
     if clear is not None:

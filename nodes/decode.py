@@ -4,15 +4,51 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..moga.decode import to_uint8
-from ..moga.hosts.comfyui.output import output_file, prefix_problem
-from ..moga.hosts.comfyui.vae import decode_frames, decode_images, plan_decode
-from ..moga.video import VideoWriter, find_ffmpeg, h264
+from ..moga.ffmpeg import find_ffmpeg
+from ..moga.formats import FORMATS, choose_format, trial
+from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
+from ..moga.hosts.comfyui.save import (
+    SavedVideo,
+    VideoSettings,
+    read_audio,
+    save_video,
+    workflow_tags,
+)
+from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
+from .types import MogaShots
 
 CATEGORY = "MoGA/decode"
 
 SAMPLES_TOOLTIP = "The video latent to decode: from a sampler, or loaded with Load Latent."
 VAE_TOOLTIP = "The VAE the latent was made for: Wan 2.1 (16 channels) or Wan 2.2 (48 channels)."
+
+
+def tile_inputs() -> list[io.Input]:
+    """Widgets that both nodes have; new on graphs saved before, hence optional."""
+    return [
+        io.Int.Input(
+            "tile_size",
+            default=0,
+            min=0,
+            max=4096,
+            step=32,
+            optional=True,
+            tooltip=(
+                "0 decodes whole frames, exactly. Another size, in pixels, decodes each frame in "
+                "tiles where whole frames don't fit the card; the picture is then approximate, and "
+                "seams may show."
+            ),
+        ),
+        io.Int.Input(
+            "tile_overlap",
+            default=64,
+            min=0,
+            max=2048,
+            step=16,
+            optional=True,
+            tooltip="Pixels over which neighbouring tiles are blended; at most half of tile_size.",
+        ),
+    ]
 
 
 class MoGAChunkedDecode(io.ComfyNode):
@@ -31,6 +67,7 @@ class MoGAChunkedDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip=SAMPLES_TOOLTIP),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
+                *tile_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -42,8 +79,12 @@ class MoGAChunkedDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(decode_images(vae, plan_decode(vae, samples)))
+    def validate_inputs(cls, tile_size=0, tile_overlap=64) -> bool | str:
+        return tile_problem(tile_size or 0, tile_overlap or 0) or True
+
+    @classmethod
+    def execute(cls, samples, vae, tile_size=0, tile_overlap=64) -> io.NodeOutput:
+        return io.NodeOutput(decode_images(vae, plan_decode(vae, samples, tile_size, tile_overlap)))
 
 
 class MoGADecodeToVideo(io.ComfyNode):
@@ -56,8 +97,9 @@ class MoGADecodeToVideo(io.ComfyNode):
             display_name="Chunked VAE Decode to Video",
             category=CATEGORY,
             description=(
-                "Decodes a Wan video latent a few frames at a time, straight into an mp4 in the "
-                "output folder. Memory doesn't grow with the length of the video."
+                "Decodes a Wan video latent a few frames at a time, straight into a video file in "
+                "the output folder. Memory doesn't grow with the length of the video, and the "
+                "latent is saved first, so that nothing sampled is lost."
             ),
             inputs=[
                 io.Latent.Input("samples", tooltip=SAMPLES_TOOLTIP),
@@ -88,10 +130,58 @@ class MoGADecodeToVideo(io.ComfyNode):
                     max=51,
                     tooltip=(
                         "Constant rate factor (crf): lower is better and makes a larger file. "
-                        "18 looks like the original, 23 is smaller, 51 is the worst."
+                        "18 looks like the original, 23 is smaller, 51 is the worst. ProRes, FFV1 "
+                        "and PNG have one quality only."
                     ),
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="h264",
+                    optional=True,
+                    tooltip=(
+                        "h264 plays everywhere. h265 and av1 are smaller and slower to write. "
+                        "prores (mov) and ffv1 (mkv, lossless) are for editors, png is a folder of "
+                        "pictures. The nvenc ones are written by an NVIDIA card."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "save_workflow",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "Put the workflow into the file, so that dropping it on the canvas brings "
+                        "the graph back. Turn it off for files that you give away."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "keep_latent",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Keep the latent file beside the video. It is always written before "
+                        "decoding begins; off removes it once the video is complete."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "file_per_shot",
+                    default=True,
+                    optional=True,
+                    tooltip="With shots connected, save each shot as a file of its own as well.",
+                ),
+                *tile_inputs(),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound for the video. What is longer than the video is cut off.",
+                ),
+                MogaShots.Input(
+                    "shots",
+                    optional=True,
+                    tooltip="Shots that samples were made with: each cut becomes a chapter mark.",
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Video.Output(
                     "video", display_name="VIDEO", tooltip="The saved file, for nodes that take it."
@@ -101,25 +191,72 @@ class MoGADecodeToVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+    def validate_inputs(
+        cls, filename_prefix=None, format=None, tile_size=0, tile_overlap=64
+    ) -> bool | str:
         """Refuse, before anything is sampled, what could only fail after it."""
+        # What comes from another node isn't known yet, and None.
         try:
             find_ffmpeg()
-        except ImportError as error:
+            problems = (
+                filename_prefix is not None and prefix_problem(filename_prefix),
+                folder_problem(),
+                tile_problem(tile_size or 0, tile_overlap or 0),
+                format is not None and trial(choose_format(format)),
+            )
+        except (ImportError, ValueError) as error:
             return str(error)
-        # A prefix that comes from another node isn't known yet.
-        return True if filename_prefix is None else (prefix_problem(filename_prefix) or True)
+        return next(filter(None, problems), True)
 
     @classmethod
-    def execute(cls, samples, vae, fps, filename_prefix, quality) -> io.NodeOutput:
-        decode = plan_decode(vae, samples)
+    def execute(
+        cls,
+        samples,
+        vae,
+        fps,
+        filename_prefix,
+        quality,
+        format="h264",
+        save_workflow=True,
+        keep_latent=False,
+        file_per_shot=True,
+        tile_size=0,
+        tile_overlap=64,
+        audio=None,
+        shots=None,
+    ) -> io.NodeOutput:
+        decode = plan_decode(vae, samples, tile_size, tile_overlap)
         if decode.channels != 3:
             raise ValueError(
                 f"vae decodes to {decode.channels} channels and a video has 3; use "
                 "Chunked VAE Decode, which gives them all as IMAGE."
             )
-        file = output_file(filename_prefix, ".mp4", decode.width, decode.height)
-        with VideoWriter(file.path, decode.width, decode.height, fps, h264(quality)) as video:
-            decode_frames(vae, decode, lambda frames: video.write(to_uint8(frames).cpu().numpy()))
-        preview = ui.SavedResult(file.name, file.subfolder, io.FolderType.output)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=ui.PreviewVideo([preview]))
+        tags = workflow_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo) if save_workflow else {}
+        settings = VideoSettings(
+            prefix=filename_prefix,
+            fps=fps,
+            encoder=choose_format(format, quality),
+            audio=read_audio(audio),
+            shots=shots,
+            file_per_shot=file_per_shot,
+            keep_latent=keep_latent,
+            tags=tags,
+        )
+        return shown(save_video(vae, decode, settings), settings)
+
+
+def shown(saved: SavedVideo, settings: VideoSettings) -> io.NodeOutput:
+    """The node's output and what it shows: the videos, or a still of what no browser plays."""
+    if settings.encoder.plays_in_browsers:
+        files = [
+            ui.SavedResult(path.name, saved.subfolder, io.FolderType.output)
+            for path in (saved.path, *saved.shots)
+        ]
+        preview = ui.PreviewVideo(files)
+    else:
+        still = save_still(saved.still, saved.path.stem)
+        preview = ui.SavedImages([ui.SavedResult(still, "", io.FolderType.temp)])
+    if settings.encoder.is_folder:
+        blocked = f"{saved.path.name} is a folder of pictures; choose another format for a VIDEO."
+        return io.NodeOutput(None, ui=preview, block_execution=blocked)
+    return io.NodeOutput(InputImpl.VideoFromFile(str(saved.path)), ui=preview)

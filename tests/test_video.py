@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moga.video import VideoError, VideoWriter, frame_rate, h264
+from moga.formats import h264
+from moga.video import VideoError, VideoWriter, frame_rate
 
 av = pytest.importorskip("av", reason="PyAV reads the written videos back: pip install av")
 pytest.importorskip("imageio_ffmpeg", reason="ffmpeg comes with it: pip install imageio-ffmpeg")

@@ -3,35 +3,71 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
+from PIL import Image
 
 
 @dataclass(frozen=True)
-class OutputFile:
-    """A file to be written in the output folder: where, and what the frontend calls it."""
+class OutputName:
+    """A numbered name in the output folder, and the subfolder as the frontend calls it.
 
-    path: Path
+    The name is taken: its ``latent`` exists, empty as yet.
+    """
+
+    folder: Path
+    stem: str
     subfolder: str
 
     @property
-    def name(self) -> str:
-        return self.path.name
+    def latent(self) -> Path:
+        return self.folder / f"{self.stem}.latent"
+
+    def file(self, ending: str) -> Path:
+        """``MoGA_00001_`` and ``ending``."""
+        return self.folder / f"{self.stem}{ending}"
 
 
-def output_file(prefix: str, extension: str, width: int, height: int) -> OutputFile:
-    """The next free numbered name for ``prefix``, as ComfyUI's own Save nodes count.
+def reserve_name(prefix: str, width: int, height: int) -> OutputName:
+    """Take the next free numbered name for ``prefix``, as ComfyUI's own Save nodes count.
 
-    Makes the folder. Raises ValueError for a prefix that ``prefix_problem`` refuses.
+    Makes the folder. Another ComfyUI with the same output folder can't take the same name. Raises
+    ValueError for a prefix that ``prefix_problem`` refuses, OSError when nothing can be written.
     """
     if problem := prefix_problem(prefix):
         raise ValueError(problem)
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
-    return OutputFile(Path(folder, f"{name}_{counter:05}_{extension}"), subfolder)
+    output = folder_paths.get_output_directory()
+    while True:
+        try:
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+                prefix, output, width, height
+            )
+            taken = OutputName(Path(folder), f"{name}_{counter:05}_", subfolder)
+            taken.latent.touch(exist_ok=False)
+            return taken
+        except FileExistsError:
+            if not Path(folder).is_dir():
+                raise
+        except OSError as error:
+            raise OSError(
+                f"Nothing can be written under {output} ({error}); make that folder writable and "
+                "queue again. What was sampled is still in ComfyUI's cache."
+            ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OSError when the disk of ``folder`` has fewer than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free and about {needed / 1e6:,.0f} MB "
+            "are needed; free some space and queue again. What was sampled is still in ComfyUI's "
+            "cache."
+        )
 
 
 def prefix_problem(prefix: str) -> str | None:
@@ -44,6 +80,23 @@ def prefix_problem(prefix: str) -> str | None:
             f"filename_prefix {prefix!r} leaves ComfyUI's output folder; use a name, or a folder "
             "and a name such as video/MoGA."
         )
+    return None
+
+
+def save_still(picture: Image.Image, stem: str) -> str:
+    """Write a picture for the node to show to ComfyUI's temporary folder. Returns its name."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{stem}{secrets.token_hex(4)}.png"
+    picture.save(folder / name)
+    return name
+
+
+def folder_problem() -> str | None:
+    """Why nothing can be written in the output folder, in one sentence; None when it can."""
+    output = folder_paths.get_output_directory()
+    if os.path.exists(output) and not (os.path.isdir(output) and os.access(output, os.W_OK)):
+        return f"ComfyUI's output folder {output} can't be written to; change its permissions."
     return None
 
 

@@ -1,24 +1,28 @@
-"""Streamed decode with a ComfyUI VAE: a LATENT in, frames in [0, 1] out a few at a time.
+"""Streamed decode and encode with a ComfyUI VAE: frames in [0, 1], a few at a time.
 
 Each frame is what ``VAE.decode`` gives for the whole latent, bit for bit, without its fallback to
-tiles when memory runs out: tiles change the picture, so here running out is an error.
+tiles when memory runs out: tiles change the picture, so here running out is an error, and tiles are
+used when they are asked for. The latent of an encode is that of ``VAE.encode``, likewise.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...decode import stream_decode
+from ...encode import stream_encode
+from ...tiles import Tiling
+from .progress import Picture, Progress
 
 # Width and height of the pixels that the decoder packs into channels, by kind of VAE.
 PATCH_SIZES = {comfy.ldm.wan.vae.WanVAE: 1, comfy.ldm.wan.vae2_2.WanVAE: 2}
@@ -29,7 +33,7 @@ class Decode:
     """A latent that a VAE can decode in a stream, and the video it will give.
 
     ``latent`` is (B, C, T, H, W). Its batch entries are decoded one after the other, so ``frames``
-    counts those of all of them.
+    counts those of all of them. With ``tiling`` the frames are approximate.
     """
 
     latent: Tensor
@@ -37,20 +41,19 @@ class Decode:
     height: int
     width: int
     channels: int
+    tiling: Tiling | None = None
 
 
-def plan_decode(vae, samples: dict) -> Decode:
+def plan_decode(vae, samples: dict, tile_size: int = 0, tile_overlap: int = 64) -> Decode:
     """Check a VAE and a LATENT against each other, before anything is loaded or decoded.
+
+    ``tile_size`` and ``tile_overlap`` are in pixels; a size of 0 means whole frames, and so does
+    one that the frame doesn't exceed.
 
     Raises ValueError, naming the input and the way out.
     """
     vae.throw_exception_if_invalid()
-    if _patch_size(vae) is None:
-        kind = type(vae.first_stage_model).__name__
-        raise ValueError(
-            f"vae is {kind}, which can't be decoded frame by frame; connect the VAE of "
-            "Wan 2.1 or Wan 2.2, or use ComfyUI's own VAE Decode."
-        )
+    _refuse_other_vae(vae)
     latent = samples["samples"]
     if latent.is_nested:  # video and audio in one LATENT: the video comes first
         latent = latent.unbind()[0]
@@ -72,37 +75,50 @@ def plan_decode(vae, samples: dict) -> Decode:
         height=latent.shape[3] * height,
         width=latent.shape[4] * width,
         channels=getattr(vae, "conv_out_channels", vae.output_channels),
+        tiling=_tiling(latent, height, tile_size, tile_overlap),
     )
 
 
-def decode_frames(vae, decode: Decode, sink: Callable[[Tensor], None]) -> None:
+def decode_frames(
+    vae,
+    decode: Decode,
+    sink: Callable[[Tensor], None],
+    picture: Callable[[], Picture | None] = lambda: None,
+) -> Progress:
     """Pass all frames to ``sink`` in order, a few at a time: (T, H, W, C) in [0, 1].
 
     They are on the device the VAE runs on, in ComfyUI's intermediate dtype, and the sink's to keep
-    or change. Shows progress on the node per frame and stops within a chunk when the user
-    interrupts.
+    or change. Shows progress on the node per frame, with what ``picture`` gives beside it, and
+    stops within a chunk when the user interrupts. Returns the finished progress.
     """
     mm = comfy.model_management
     dtype = output_dtype(vae)
     patch_size = _patch_size(vae)
-    progress = comfy.utils.ProgressBar(decode.frames)
+    if decode.tiling:
+        logging.warning("Decoding in tiles, which is approximate: %s", decode.tiling)
+    progress = Progress(decode.frames, "approximate (tiles)" if decode.tiling else "")
 
     def finish(chunk: Tensor) -> None:
         mm.throw_exception_if_processing_interrupted()
         frames = vae.process_output(chunk.to(dtype))[0].movedim(0, -1)
         count = len(frames)
         sink(frames)
-        progress.update(count)
+        progress.advance(count, picture())
 
     with _on_device(vae.device):
-        memory = vae.memory_used_decode(decode.latent.shape, vae.vae_dtype)
+        shape = list(decode.latent.shape)
+        if decode.tiling:
+            shape[3:] = (min(edge, decode.tiling.size) for edge in shape[3:])
+        memory = vae.memory_used_decode(shape, vae.vae_dtype)
         mm.load_models_gpu(
             [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
         )
         mm.throw_exception_if_processing_interrupted()
         for latent in decode.latent.split(1):
             latent = latent.to(device=vae.device, dtype=vae.vae_dtype)
-            stream_decode(vae.first_stage_model, latent, finish, patch_size=patch_size)
+            model, tiling = vae.first_stage_model, decode.tiling
+            stream_decode(model, latent, finish, patch_size=patch_size, tiling=tiling)
+    return progress
 
 
 def decode_images(vae, decode: Decode) -> Tensor:
@@ -117,8 +133,40 @@ def decode_images(vae, decode: Decode) -> Tensor:
         done += len(frames)
 
     decode_frames(vae, decode, store)
-    logging.info("Chunked decode: %d frames of %dx%d", done, decode.width, decode.height)
     return images
+
+
+def encode_frames(vae, chunks: Iterable[Tensor], frames: int) -> dict:
+    """The LATENT of ``frames`` frames that come as ``chunks`` of (T, H, W, C) in [0, 1].
+
+    It is the one that ``VAE.encode`` gives for all of them at once, without ever holding them all;
+    of frames other than 4n + 1, the last ones are left out as there. Stops within a chunk when the
+    user interrupts. Raises ValueError for a VAE that isn't Wan's, and when chunks end too soon.
+    """
+    vae.throw_exception_if_invalid()
+    _refuse_other_vae(vae)
+    chunks = iter(chunks)
+    first = next(chunks, None)
+    if first is None or frames < 1:
+        raise ValueError("frames are none; give at least one to encode.")
+    with _on_device(vae.device):
+        height, width = vae.vae_encode_crop_pixels(first).shape[1:3]
+        memory = vae.memory_used_encode((1, 3, frames, height, width), vae.vae_dtype)
+        comfy.model_management.load_models_gpu(
+            [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
+        )
+        video = _prepared(vae, chain((first,), chunks))
+        patch_size = _patch_size(vae)
+        latent = stream_encode(vae.first_stage_model, video, frames, patch_size=patch_size)
+    return {"samples": latent.to(device=vae.output_device, dtype=output_dtype(vae))}
+
+
+def _prepared(vae, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Frames as the VAE's encoder takes them, (1, C, T, H, W), one chunk after the other."""
+    for chunk in chunks:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        video = vae.vae_encode_crop_pixels(chunk).movedim(-1, 0).unsqueeze(0)
+        yield vae.process_input(video).to(vae.vae_dtype).to(vae.device)
 
 
 def output_dtype(vae) -> torch.dtype:
@@ -131,6 +179,34 @@ def _patch_size(vae) -> int | None:
     """The patch size of a Wan VAE, and None for any other."""
     sizes = (size for kind, size in PATCH_SIZES.items() if isinstance(vae.first_stage_model, kind))
     return next(sizes, None)
+
+
+def _refuse_other_vae(vae) -> None:
+    if _patch_size(vae) is None:
+        kind = type(vae.first_stage_model).__name__
+        raise ValueError(
+            f"vae is {kind}, which can't be decoded frame by frame; connect the VAE of "
+            "Wan 2.1 or Wan 2.2, or use ComfyUI's own VAE nodes."
+        )
+
+
+def tile_problem(tile_size: int, tile_overlap: int) -> str | None:
+    """Why frames can't be decoded in such tiles, in one sentence; None when they can."""
+    if tile_size and tile_overlap > tile_size // 2:
+        return (
+            f"tile_overlap is {tile_overlap} and tile_size {tile_size}; choose an overlap of at "
+            "most half the size, or a size of 0 for whole frames."
+        )
+    return None
+
+
+def _tiling(latent: Tensor, scale: int, tile_size: int, tile_overlap: int) -> Tiling | None:
+    if problem := tile_problem(tile_size, tile_overlap):
+        raise ValueError(problem)
+    size = tile_size // scale
+    if not tile_size or size >= max(latent.shape[3:]):
+        return None
+    return Tiling(size, tile_overlap // scale)
 
 
 def _refuse_nan(latent: Tensor) -> None:

@@ -1,0 +1,175 @@
+"""A latent to a video file in ComfyUI's output folder, with all that belongs to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+from comfy.cli_args import args
+from PIL import Image
+
+from ...audio import Audio
+from ...formats import Encoder
+from ...metadata import Chapter
+from ...pipeline import Pipeline
+from ...shotfiles import ShotFiles, chapters_of, seconds
+from ...shots import ShotList
+from ...video import VideoWriter, frame_rate
+from .latent import kept_latent
+from .output import OutputName, check_space, reserve_name
+from .progress import PICTURE_SIZE
+from .vae import Decode, decode_frames
+
+SPARE = 64 * 2**20  # bytes that a disk should have left
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a video is saved. ``tags`` are its metadata; ``shots`` become chapters.
+
+    With ``file_per_shot`` each of them is also saved by itself.
+    """
+
+    prefix: str
+    fps: float
+    encoder: Encoder
+    audio: Audio | None = None
+    shots: ShotList | None = None
+    file_per_shot: bool = True
+    keep_latent: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedVideo:
+    """Where a video went: the file (or folder of pictures), those of its shots, a picture of it."""
+
+    path: Path
+    shots: tuple[Path, ...]
+    subfolder: str
+    still: Image.Image
+
+
+def save_video(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
+    """Decode to a video file, holding a few frames at a time.
+
+    The latent is saved first, and removed when all is done. Raises ValueError for shots of another
+    length, OSError when there is no place for the video, and what decoding and encoding raise, with
+    the place of the latent.
+    """
+    chapters = _chapters(decode, settings)
+    name = reserve_name(settings.prefix, decode.width, decode.height)
+    with ExitStack() as unless_saved:
+        unless_saved.callback(name.latent.unlink, missing_ok=True)
+        check_space(name.folder, _bytes_needed(decode, settings))
+        with kept_latent(name.latent, decode.latent, settings.tags, settings.keep_latent):
+            unless_saved.pop_all()
+            return _write(vae, decode, settings, chapters, name)
+
+
+def _write(
+    vae, decode: Decode, settings: VideoSettings, chapters: tuple[Chapter, ...], name: OutputName
+) -> SavedVideo:
+    encoder, rate = settings.encoder, frame_rate(settings.fps)
+    size = (decode.width, decode.height)
+    audio = settings.audio and settings.audio.cut(Fraction(0), seconds(decode.frames, rate))
+    common = {"fps": settings.fps, "encoder": encoder, "tags": settings.tags}
+    path = name.file(encoder.extension)
+    shot_paths = []
+
+    def open_shot(number: int, chapter: Chapter) -> VideoWriter:
+        shot_paths.append(name.file(f"shot_{number:02}{encoder.extension}"))
+        start, length = seconds(chapter.start, rate), seconds(chapter.frames, rate)
+        sound = settings.audio and settings.audio.cut(start, length)
+        return VideoWriter(shot_paths[-1], *size, audio=sound, **common)
+
+    single = chapters if settings.file_per_shot else ()
+    with (
+        VideoWriter(path, *size, audio=audio, chapters=chapters, **common) as video,
+        ShotFiles(single, open_shot) as shots,
+    ):
+        still = Still()
+
+        def write(frames: np.ndarray) -> None:
+            video.write(frames)
+            if single:
+                shots.write(frames)
+            still.look(frames)
+
+        def stop() -> None:
+            video.kill()
+            shots.kill()
+
+        check = comfy.model_management.throw_exception_if_processing_interrupted
+        with Pipeline(write, stop=stop, check=check) as pipeline:
+            progress = decode_frames(vae, decode, pipeline.put, still.take)
+        video.finish()
+    logging.info("%s: %s", path, progress)
+    return SavedVideo(path, tuple(shot_paths), name.subfolder, still.take())
+
+
+class Still:
+    """A small picture of the last frame that was written."""
+
+    def __init__(self) -> None:
+        self._pixels: np.ndarray | None = None
+
+    def look(self, frames: np.ndarray) -> None:
+        step = max(1, max(frames.shape[1:3]) // PICTURE_SIZE)
+        self._pixels = frames[-1, ::step, ::step].copy()
+
+    def take(self) -> Image.Image | None:
+        """The picture; None before the first frame."""
+        return None if self._pixels is None else Image.fromarray(self._pixels)
+
+
+def workflow_tags(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
+    """What ComfyUI's own nodes save with a file, by which it can be dropped on the canvas.
+
+    Empty when ComfyUI was started with --disable-metadata.
+    """
+    if args.disable_metadata:
+        return {}
+    tags = {key: json.dumps(value) for key, value in (extra or {}).items()}
+    if prompt is not None:
+        tags["prompt"] = json.dumps(prompt)
+    return tags
+
+
+def read_audio(audio: Mapping[str, Any] | None) -> Audio | None:
+    """ComfyUI's AUDIO, of a batch the first. Raises ValueError when it holds no sound."""
+    if audio is None:
+        return None
+    waveform = audio["waveform"]
+    samples = waveform[0] if waveform.ndim == 3 and len(waveform) else waveform
+    return Audio(samples.float().cpu().numpy(), int(audio["sample_rate"]))
+
+
+def _chapters(decode: Decode, settings: VideoSettings) -> tuple[Chapter, ...]:
+    if settings.shots is None:
+        return ()
+    videos = len(decode.latent)
+    frames = decode.frames // videos
+    if settings.shots.frames != frames:
+        raise ValueError(
+            f"shots are {settings.shots.frames} frames and samples decode to {frames}; connect "
+            "the shots that samples were made with, or disconnect them."
+        )
+    return chapters_of(settings.shots, videos)
+
+
+def _bytes_needed(decode: Decode, settings: VideoSettings) -> int:
+    """About what the latent and the files will take."""
+    pixels = decode.frames * decode.height * decode.width
+    copies = 2 if settings.shots is not None and settings.file_per_shot else 1
+    sound = 0 if settings.audio is None else settings.audio.samples.nbytes
+    video = pixels * settings.encoder.bytes_per_pixel + sound
+    return round(decode.latent.nbytes + copies * video) + SPARE
