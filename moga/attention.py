@@ -9,18 +9,24 @@ Letters: B batch, L visual tokens (t-major, then h, then w), N heads, D head wid
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from .backends.dense import triton_there
 from .config import MoGAConfig
-from .kernels import AUTO, Backend, Segments, attend, needs_grad, select
+from .kernels import AUTO, Backend, Segments, assign, attend, needs_grad
 from .layout import VideoLayout, Window, windows
+from .merge import Part, merge
 from .routing import Routing
+from .segments import runs
+
+_LARGE = 1 << 27  # elements of q from which the heads are halved to hold fewer copies at once
 
 
 def moga_attention(
@@ -32,30 +38,39 @@ def moga_attention(
     config: MoGAConfig,
     *,
     backend: str = AUTO,
+    heads_at_once: int | None = None,
 ) -> Tensor:
     """One MoGA attention layer (arXiv 2510.18692, section 3).
 
     q, k, v: (B, L, N, D), after qk-norm and RoPE, L = layout.tokens.
     routing: what `TokenRouter` made of the layer's input, for B samples of L tokens; None when
         config has no "routed" branch.
+    heads_at_once: heads that are computed together where no gradient is wanted; fewer take less
+        memory. None: all of a small layer, half of a large one (at most 4 tensors like q).
     Returns (B, L, N, D) in the type of q. Raises ValueError when the shapes do not belong together
     and BackendError when the backend cannot run.
     """
     _check(q, k, v, routing, layout, config)
-    with_lse = config.combine == "lse"
-    chosen, _ = select(backend, q, training=needs_grad(q, k, v), lse=with_lse)
-    parts = []
-    for branch in config.branches:
-        if branch == "routed":
-            out, lse = _routed(q, k, v, routing, chosen, with_lse)
-            if config.gate and not with_lse:
-                out = (out * routing.gate[..., None, None]).to(out.dtype)
-        elif branch == "windows":
-            out, lse = _windowed(q, k, v, layout, config, chosen, with_lse)
-        else:
-            out, lse = _framewise(q, k, v, layout, chosen, with_lse)
-        parts.append((out, lse))
-    return _mean(parts) if config.combine == "mean" else _weighted(parts)
+    training = needs_grad(q, k, v)
+    lse = config.combine == "lse"
+    orders = _orders(routing, layout, config, q.shape[0], q.device)
+    lengths = {branch: order.lengths for branch, order in orders.items()}
+    backends = assign(backend, q, lengths, training=training, lse=lse)
+    branches = [(orders[name], backends[name]) for name in config.branches]
+    heads = q.shape[2]
+    if heads_at_once is None:
+        copies = any(order.queries is not None and not b.indexed for order, b in branches)
+        heads_at_once = -(-heads // 2) if copies and q.numel() >= _LARGE else heads
+    tokens = [t.flatten(0, 1) for t in (q, k, v)]
+    gate = routing.gate.flatten() if "routed" in orders and config.gate and not lse else None
+    layer = partial(_layer, branches=branches, gate=gate, lse=lse)
+    if training or heads_at_once >= heads:
+        return layer(*tokens).unflatten(0, q.shape[:2])
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device).flatten(0, 1)
+    for first in range(0, heads, heads_at_once):
+        part = slice(first, first + heads_at_once)
+        layer(*(t[:, part] for t in tokens), into=out[:, part])
+    return out.unflatten(0, q.shape[:2])
 
 
 def moga_attention_reference(
@@ -143,118 +158,132 @@ def _mask(
 # --- branches: permute, attend, un-permute -------------------------------------------------------
 
 
-def _routed(
-    q: Tensor, k: Tensor, v: Tensor, routing: Routing, backend: Backend, with_lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Attention inside each group of each sample; one segment per group."""
-    group = routing.group.to(torch.uint8)  # sorting bytes is several times faster than int64
-    order = group.argsort(dim=1, stable=True)
-    segments = Segments.from_counts(routing.sizes().flatten(), bound=q.shape[1])
-    packed = (_flat(t, order) for t in (q, k, v))
-    out, lse = attend(*packed, segments, backend, lse=with_lse)
-    inverse = _inverse(order)
-    return _restore(out, inverse), _restore(lse, inverse)
+@dataclass(frozen=True)
+class _Order:
+    """The order that makes the neighbourhoods of a branch contiguous, for all samples of a batch.
+
+    queries, keys: (B * L,) and (K,) token at each packed position; None where tokens lie so.
+    place: (B * L,) where each token is packed, the inverse of queries.
+    lengths: mean tokens of a segment, and how many runs of equal segments there are.
+    routed: whether the order follows the router, and with it the gate.
+    """
+
+    queries: Tensor | None
+    keys: Tensor | None
+    place: Tensor | None
+    segments: Segments
+    lengths: tuple[float, int]
+    routed: bool = False
 
 
-def _windowed(
+def _layer(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    *,
+    branches: list[tuple[_Order, Backend]],
+    gate: Tensor | None,
+    lse: bool,
+    into: Tensor | None = None,
+) -> Tensor:
+    """All branches of q, k, v (B * L, N, D), merged."""
+    parts = []
+    for order, backend in branches:
+        gated = gate if order.routed else None
+        if backend.indexed is not None:
+            out = backend.indexed(q, k, v, order.queries, order.keys, order.segments, lse)
+            parts.append(Part(*out, gate=gated))
+            continue
+        pairs = ((q, order.queries), (k, order.keys), (v, order.keys))
+        out = attend(*(_packed(t, i) for t, i in pairs), order.segments, backend, lse=lse)
+        parts.append(Part(*out, place=order.place, gate=gated))
+    return merge(parts, weighted=lse, into=into)
+
+
+def _packed(t: Tensor, index: Tensor | None) -> Tensor:
+    """Tokens (tokens, N, D) in the order of index (P,): (P, N, D)."""
+    if index is None:
+        return t
+    if t.is_cuda and not t.is_contiguous() and triton_there() and not needs_grad(t):
+        # Some heads of a wider tensor: PyTorch's own gather is fast on whole rows only.
+        return importlib.import_module(f"{__package__}.backends.merging").gather(t, index)
+    return t.index_select(0, index)
+
+
+def _orders(
+    routing: Routing | None,
     layout: VideoLayout,
     config: MoGAConfig,
-    backend: Backend,
-    with_lse: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Attention inside the static windows; keys reach over cuts."""
-    plan = _window_plan(layout, config, q.shape[0], q.device)
-    batch = q.shape[0]
-    packed_q = _flat(q, plan.queries.expand(batch, -1))
-    packed_k, packed_v = (_flat(t, plan.keys.expand(batch, -1)) for t in (k, v))
-    out, lse = attend(packed_q, packed_k, packed_v, plan.segments, backend, lse=with_lse)
-    inverse = plan.inverse.expand(batch, -1)
-    return _restore(out, inverse), _restore(lse, inverse)
+    batch: int,
+    device: torch.device,
+) -> dict[str, _Order]:
+    orders = {}
+    if "routed" in config.branches:
+        orders["routed"] = _routed(routing.group, config.groups)
+    if "windows" in config.branches:
+        orders["windows"] = _windowed(layout, config, batch, device)
+    if "frames" in config.branches:
+        orders["frames"] = _framewise(layout, batch, device)
+    return orders
 
 
-def _framewise(
-    q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, backend: Backend, with_lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Attention inside each latent frame; tokens already lie in that order."""
-    segments = _frame_segments(layout, q.shape[0], q.device)
-    out, lse = attend(*(t.flatten(0, 1) for t in (q, k, v)), segments, backend, lse=with_lse)
-    shape = q.shape[:2]
-    return out.unflatten(0, shape), None if lse is None else lse.unflatten(0, shape)
-
-
-def _flat(t: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, L, N, D) in the order of index (B, K), packed as (B * K, N, D)."""
-    offset = torch.arange(t.shape[0], device=t.device)[:, None] * t.shape[1]
-    return t.flatten(0, 1).index_select(0, (index + offset).flatten())
-
-
-def _restore(packed: Tensor | None, inverse: Tensor) -> Tensor | None:
-    """Undo `_flat`: packed tokens (B * L, ...) back as (B, L, ...), token i from inverse[i]."""
-    if packed is None:
-        return None
-    batch, tokens = inverse.shape
-    offset = torch.arange(batch, device=inverse.device)[:, None] * tokens
-    return packed.index_select(0, (inverse + offset).flatten()).unflatten(0, (batch, tokens))
-
-
-def _inverse(order: Tensor) -> Tensor:
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places)
-
-
-def _mean(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    total = parts[0][0]
-    for out, _ in parts[1:]:
-        total = total + out
-    return total / len(parts)
-
-
-def _weighted(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Branches weighted by their share of the softmax mass: exp(lse), normalised."""
-    shares = torch.stack([lse for _, lse in parts]).softmax(dim=0)
-    total = sum(
-        out.float() * share[..., None] for (out, _), share in zip(parts, shares, strict=True)
-    )
-    return total.to(parts[0][0].dtype)
+def _routed(group: Tensor, groups: int) -> _Order:
+    """One segment per group of each sample, of group (B, L)."""
+    batch, tokens = group.shape
+    # Sorting bytes is several times faster than sorting int64.
+    ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
+    index = _of_batch(order, tokens)
+    segments = Segments.from_sorted(ids, groups)
+    lengths = (tokens / groups, batch * groups)
+    return _Order(index, index, _inverse(index), segments, lengths, routed=True)
 
 
 # --- what depends on the layout alone, built once ------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _WindowPlan:
-    """Token order of the window branch: queries (1, L), keys (1, K), inverse (1, L)."""
-
-    queries: Tensor
-    keys: Tensor
-    inverse: Tensor
-    segments: Segments
-
-
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # kept: a training step may use it later
-def _window_plan(
-    layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
-) -> _WindowPlan:
+def _windowed(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device) -> _Order:
+    """The static windows; their keys reach over cuts."""
     # Windows of one shape side by side: a backend can then run them as one batched call.
     boxes = sorted(windows(layout, config), key=lambda w: (w.queries, w.keys))
     queries, keys = (
-        torch.cat([_box(layout, window, side) for window in boxes]).to(device)[None]
+        torch.cat([_box(layout, window, side) for window in boxes])
         for side in ("frames", "key_frames")
     )
-    lengths = tuple((window.queries, window.keys) for window in boxes)
-    segments = Segments.from_lengths(lengths * batch, device)
-    return _WindowPlan(queries, keys, _inverse(queries), segments)
+    queries, keys = (
+        _of_batch(index.expand(batch, -1), layout.tokens).to(device) for index in (queries, keys)
+    )
+    lengths = tuple((window.queries, window.keys) for window in boxes) * batch
+    segments = Segments.from_lengths(lengths, device)
+    return _Order(queries.int(), keys.int(), _inverse(queries), segments, _summary(lengths))
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # kept: a training step may use it later
-def _frame_segments(layout: VideoLayout, batch: int, device: torch.device) -> Segments:
-    tokens = layout.frame_tokens
-    return Segments.from_lengths(((tokens, tokens),) * (layout.frames * batch), device)
+def _framewise(layout: VideoLayout, batch: int, device: torch.device) -> _Order:
+    """Latent frames: tokens already lie in that order."""
+    lengths = ((layout.frame_tokens,) * 2,) * (layout.frames * batch)
+    segments = Segments.from_lengths(lengths, device)
+    return _Order(None, None, None, segments, _summary(lengths))
+
+
+def _summary(lengths: tuple[tuple[int, int], ...]) -> tuple[float, int]:
+    return sum(q for q, _ in lengths) / len(lengths), len(list(runs(lengths)))
+
+
+def _of_batch(index: Tensor, tokens: int) -> Tensor:
+    """Index (B, P) into each sample's tokens as one into all samples', (B * P,)."""
+    if index.shape[0] == 1:
+        return index[0]
+    offset = torch.arange(index.shape[0], device=index.device)[:, None] * tokens
+    return (index + offset).flatten()
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """Where each token is packed, (B * L,) int32, of the token at each packed position."""
+    places = torch.arange(order.shape[0], device=order.device, dtype=torch.int32)
+    return torch.empty_like(places).scatter_(0, order, places)
 
 
 def _box(layout: VideoLayout, window: Window, side: str) -> Tensor:

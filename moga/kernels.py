@@ -1,8 +1,9 @@
-"""Variable-length attention, and the one table of what can run it.
+"""The one table of what can run variable-length attention, and the choice between its rows.
 
 Queries, keys and values come packed: all tokens of segment 0, then of segment 1, and so on; queries
 of a segment attend to the keys of the same segment. The node's drop-down, the choice that `auto`
-makes and the sentence for a missing backend are all made from BACKENDS.
+makes, the sentence for a missing backend and the README's table are all made from BACKENDS.
+`python -m moga.kernels` prints what this machine has and what `auto` picks.
 
 Letters: Q, K packed query and key tokens, S segments, N heads, D head width.
 """
@@ -12,63 +13,28 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .backends import dense, varlen
+from .segments import Segments
 
 AUTO = "auto"
 _HALF = (torch.float16, torch.bfloat16)
-_UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_SCORES = 1 << 26  # attention scores that the plain log-sum-exp path holds at once
+_HOPPER = 9
+# Measured on an H100 (benchmarks/results): mean lengths up to which `triton`, reading in place, is
+# faster than packing for `sdpa`. FlashAttention 3 is fast enough to win at any length.
+_WINDOW_IN_PLACE = 800
+_GROUP_IN_PLACE = 5000
+_PLANS = 8  # batched calls for the windows of one layer beyond which cuDNN's plans cost too much
 
 
 class BackendError(RuntimeError):
     """An attention backend that was asked for and cannot run; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where the segments of a packed call begin and end.
-
-    cu_q, cu_k: (S + 1,) int32, cumulative query and key counts, on the device of the tensors.
-    max_q, max_k: upper bounds of the counts of any one segment.
-    lengths: ((queries, keys), ...) of each segment where the host knows them, else None.
-    """
-
-    cu_q: Tensor
-    cu_k: Tensor
-    max_q: int
-    max_k: int
-    lengths: tuple[tuple[int, int], ...] | None = None
-
-    @classmethod
-    def from_lengths(
-        cls, lengths: tuple[tuple[int, int], ...], device: torch.device | str
-    ) -> Segments:
-        """Segments of known lengths."""
-        q, k = ([0, *(pair[side] for pair in lengths)] for side in (0, 1))
-        cu_q, cu_k = (torch.tensor(n).cumsum(0).to(device, torch.int32) for n in (q, k))
-        return cls(cu_q, cu_k, max(q), max(k), lengths)
-
-    @classmethod
-    def from_counts(cls, counts: Tensor, bound: int) -> Segments:
-        """Segments whose queries are their keys, from counts (S,) that stay on the device."""
-        cu = torch.zeros(counts.numel() + 1, dtype=torch.int32, device=counts.device)
-        torch.cumsum(counts, 0, dtype=torch.int32, out=cu[1:])
-        return cls(cu, cu, bound, bound)
-
-    def on_host(self) -> tuple[tuple[int, int], ...]:
-        """The lengths as Python numbers; one small copy from the device if they are not known."""
-        if self.lengths is not None:
-            return self.lengths
-        q, k = torch.stack([self.cu_q, self.cu_k]).diff(dim=1).tolist()
-        return tuple(zip(q, k, strict=True))
 
 
 Run = Callable[[Tensor, Tensor, Tensor, Segments, bool], tuple[Tensor, Tensor | None]]
@@ -83,7 +49,10 @@ class Backend:
     modules, package, minimum: what has to be importable (any one of them), and what to install.
     capability: least and greatest CUDA compute capability (major), None for any device.
     trains, has_lse: whether it has a backward pass, and gives the log-sum-exp.
-    exact: False where the kernel quantises; `auto` never takes such a one.
+    exact: False where the kernel quantises.
+    auto: whether `auto` may take it as the backend of a whole layer.
+    indexed: the same of tokens that need no packing, with q_index and k_index after v, see
+        `backends.in_place.run_indexed`; None where the kernel cannot.
     """
 
     name: str
@@ -98,11 +67,20 @@ class Backend:
     trains: bool = True
     has_lse: bool = True
     exact: bool = True
+    auto: bool = True
+    indexed: Callable[..., tuple[Tensor, Tensor | None]] | None = None
     refuses: Callable[[Tensor], str | None] = lambda q: None
 
     def missing(self) -> str | None:
         """What has to be installed before this backend can run, or None."""
         return _missing(self.modules, self.package, self.minimum)
+
+    def device(self) -> str:
+        """Where it runs, in words."""
+        if self.capability is None:
+            return "any device"
+        least, most = self.capability
+        return "Hopper" if least == most == _HOPPER else f"NVIDIA, compute capability {least}.0+"
 
     def unfit(self, q: Tensor, *, training: bool = False, lse: bool = False) -> str | None:
         """Why this backend cannot take tensors like q, or None."""
@@ -144,8 +122,9 @@ def select(
 ) -> tuple[Backend, str]:
     """The backend to use for tensors like q, and a clause that says why.
 
-    "auto" takes the first row of BACKENDS that is installed and fits. Any other name is used or
-    refused: raises BackendError that says what is missing.
+    "auto" takes the first row of BACKENDS that is installed and fits; on Hopper `sdpa` comes before
+    the FlashAttention 2 kernels, because cuDNN is 1.6 times as fast there. Any other name is used
+    or refused: raises BackendError that says what is missing.
     """
     if name != AUTO:
         backend = require(name)
@@ -154,12 +133,78 @@ def select(
             raise BackendError(f"backend {name!r} {reason}; choose 'auto' or 'sdpa'.")
         return backend, "chosen by name"
     passed_over = []
-    for backend in BACKENDS.values():
+    for backend in _candidates(q, training):
         reason = backend.missing() or backend.unfit(q, training=training, lse=lse)
-        if reason is None and backend.exact:
+        if reason is None:
             return backend, "; ".join(passed_over) or "the fastest there is"
         passed_over.append(f"{backend.name}: {reason}")
     raise BackendError("no attention backend fits: " + "; ".join(passed_over))
+
+
+def _candidates(q: Tensor, training: bool) -> list[Backend]:
+    """The rows that `auto` may take, the fastest first."""
+    rows = [backend for backend in BACKENDS.values() if backend.auto]
+    if not training and dense.cudnn_fits(q) and not BACKENDS["triton"].missing():
+        rows.sort(key=lambda backend: backend.name not in ("flash3", "sdpa"))
+    return rows
+
+
+def assign(
+    name: str,
+    q: Tensor,
+    lengths: Mapping[str, tuple[float, int]],
+    *,
+    training: bool = False,
+    lse: bool = False,
+) -> dict[str, Backend]:
+    """The backend of each branch of a layer; only "auto" mixes them, `sdpa` with `triton`.
+
+    lengths: mean tokens of a segment of each branch, and how many batched calls of equal lengths
+        it falls into.
+    """
+    base, _ = select(name, q, training=training, lse=lse)
+    chosen = dict.fromkeys(lengths, base)
+    in_place = BACKENDS["triton"]
+    if name != AUTO or base.name != "sdpa" or training or not dense.cudnn_fits(q):
+        return chosen
+    if in_place.missing() or in_place.unfit(q, lse=lse):
+        return chosen
+    for branch, (mean, batches) in lengths.items():
+        if branch == "windows" and (mean <= _WINDOW_IN_PLACE or batches > _PLANS):
+            chosen[branch] = in_place
+        if branch == "routed" and mean <= _GROUP_IN_PLACE:
+            chosen[branch] = in_place
+    return chosen
+
+
+def table() -> str:
+    """The backends as a Markdown table, for the README."""
+    lines = ["| backend | what it is | needs | trains | log-sum-exp |", "|---|---|---|---|---|"]
+    for backend in BACKENDS.values():
+        wants = f"`{backend.package}`" + (f" >= {backend.minimum}" if backend.minimum else "")
+        cells = [f"`{backend.name}`", backend.title, f"{wants}, {backend.device()}"]
+        cells += ["yes" if flag else "no" for flag in (backend.trains, backend.has_lse)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def report(device: torch.device | str | None = None) -> str:
+    """What this machine has, what `auto` picks there for Wan's attention, and why."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q = torch.empty(1, 1, 1, 128, dtype=dtype, device=device)
+    lines = [f"PyTorch {torch.__version__} on {what}, {str(dtype)[6:]}, head width 128"]
+    for backend in BACKENDS.values():
+        reason = backend.missing() or backend.unfit(q) or "can run"
+        lines.append(f"  {backend.name:8} {reason}")
+    for purpose, training in (("inference", False), ("training", True)):
+        backend, why = select(AUTO, q, training=training)
+        lines.append(f"auto, {purpose}: {backend.name} ({why})")
+    lengths = {"windows": (_WINDOW_IN_PLACE, 1), "routed": (_GROUP_IN_PLACE, 1)}
+    for branch, backend in assign(AUTO, q, lengths).items():
+        lines.append(f"  {branch} of up to {lengths[branch][0]} tokens: {backend.name}")
+    return "\n".join(lines)
 
 
 def require(name: str) -> Backend:
@@ -210,140 +255,20 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-# --- sdpa: runs of segments of equal length as one batched dense call ----------------------------
+def _in_place(*args: Tensor | Segments | bool | None) -> tuple[Tensor, Tensor | None]:
+    return importlib.import_module(f"{__package__}.backends.in_place").run(*args)
 
 
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    dense = _dense_with_lse if lse else _dense
-    if q.is_cuda and segments.lengths is None:
-        # cuDNN plans each length it has not met for tens of milliseconds; group sizes never repeat.
-        dense = sdpa_kernel(_UNPLANNED)(dense)
-    outs, lses = [], []
-    for count, lq, lk, q_at, k_at in _runs(segments.on_host()):
-        part = q[q_at : q_at + count * lq].unflatten(0, (count, lq))
-        keys, values = (t[k_at : k_at + count * lk].unflatten(0, (count, lk)) for t in (k, v))
-        out, log = dense(*(t.transpose(1, 2) for t in (part, keys, values)))
-        outs.append(out.transpose(1, 2).flatten(0, 1))
-        if log is not None:
-            lses.append(log.transpose(1, 2).flatten(0, 1))
-    return _joined(outs, q), (_joined(lses, q[..., 0].float()) if lse else None)
+def _indexed(*args: Tensor | Segments | bool | None) -> tuple[Tensor, Tensor | None]:
+    return importlib.import_module(f"{__package__}.backends.in_place").run_indexed(*args)
 
 
-def _runs(lengths: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int, int, int, int]]:
-    """Neighbours of equal length as (segments, queries each, keys each, first query, first key)."""
-    q_at = k_at = start = 0
-    while start < len(lengths):
-        lq, lk = lengths[start]
-        stop = start
-        while stop < len(lengths) and lengths[stop] == (lq, lk):
-            stop += 1
-        if lq:
-            yield stop - start, lq, lk, q_at, k_at
-        q_at, k_at, start = q_at + (stop - start) * lq, k_at + (stop - start) * lk, stop
+def _triton_refuses(q: Tensor) -> str | None:
+    width = q.shape[-1]
+    return None if width in (16, 32, 64, 128) else f"needs a power of two, not width {width}"
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    if not parts:
-        return torch.zeros_like(like)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _dense(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-    """q, k, v (S, N, length, D)."""
-    return F.scaled_dot_product_attention(q, k, v), None
-
-
-def _dense_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax attention and its log-sum-exp, both differentiable, a slice of queries at a time."""
-    scale = 1 / math.sqrt(q.shape[-1])
-    precise = torch.promote_types(q.dtype, torch.float32)
-    step = max(1, _SCORES // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
-    outs, lses = [], []
-    for part in q.split(step, dim=2):
-        scores = (part.to(precise) @ k.to(precise).transpose(-1, -2)) * scale
-        log = scores.logsumexp(dim=-1)
-        outs.append((scores - log.unsqueeze(-1)).exp().to(v.dtype) @ v)
-        lses.append(log)
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
-
-
-# --- kernels that take cumulative lengths as they are --------------------------------------------
-
-
-def _torch_varlen(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    varlen = importlib.import_module("torch.nn.attention.varlen")
-    out, log = varlen.varlen_attn(
-        q,
-        k,
-        v,
-        segments.cu_q,
-        segments.cu_k,
-        segments.max_q,
-        segments.max_k,
-        return_aux=varlen.AuxRequest(lse=True),
-    )
-    return out, (_tokens_first(log, q) if lse else None)
-
-
-def _flash2(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    flash = importlib.import_module("flash_attn")
-    out = flash.flash_attn_varlen_func(
-        q,
-        k,
-        v,
-        segments.cu_q,
-        segments.cu_k,
-        segments.max_q,
-        segments.max_k,
-        return_attn_probs=lse,
-    )
-    return (out[0], _tokens_first(out[1], q)) if lse else (out, None)
-
-
-def _flash3(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    flash = importlib.import_module(next(filter(_importable, _FLASH3)))
-    out, log = flash.flash_attn_varlen_func(
-        q,
-        k,
-        v,
-        cu_seqlens_q=segments.cu_q,
-        cu_seqlens_k=segments.cu_k,
-        max_seqlen_q=segments.max_q,
-        max_seqlen_k=segments.max_k,
-        return_attn_probs=True,
-    )[:2]
-    return out, (_tokens_first(log, q) if lse else None)
-
-
-_FLASH3 = ("flash_attn_interface", "fa3_fwd_interface")
-
-
-def _flash3_refuses(q: Tensor) -> str | None:
-    if q.dtype == torch.float16 and not _importable(_FLASH3[0]):
-        return "has no float16 kernel in the fa3-fwd wheel"
-    return None
-
-
-def _sage(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    sage = importlib.import_module("sageattention")
-    cu_q, cu_k, max_q, max_k = segments.cu_q, segments.cu_k, segments.max_q, segments.max_k
-    return sage.sageattn_varlen(q, k, v, cu_q, cu_k, max_q, max_k), None
-
-
-def _tokens_first(lse: Tensor, q: Tensor) -> Tensor:
-    """Log-sum-exp as (Q, N): kernels give (N, Q), possibly padded at the end."""
-    return lse[:, : q.shape[0]].transpose(0, 1)
-
+_FLASH = {"dtypes": _HALF, "max_width": 256}
 
 # The order is the order in which `auto` tries them.
 BACKENDS: dict[str, Backend] = {
@@ -352,41 +277,64 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "flash3",
             "FlashAttention 3",
-            _flash3,
-            modules=_FLASH3,
+            varlen.flash3,
+            modules=varlen.FLASH3,
             package="fa3-fwd",
-            capability=(9, 9),
-            dtypes=_HALF,
-            max_width=256,
+            capability=(_HOPPER, _HOPPER),
             trains=False,
-            refuses=_flash3_refuses,
+            refuses=varlen.flash3_refuses,
+            **_FLASH,
         ),
         Backend(
             "flash2",
             "FlashAttention 2",
-            _flash2,
-            modules=("flash_attn",),
+            varlen.flash2,
+            modules=("flash_attn.flash_attn_interface",),
             package="flash-attn",
             minimum="2.5",
             capability=(8, 99),
-            dtypes=_HALF,
-            max_width=256,
+            **_FLASH,
         ),
         Backend(
             "torch",
-            "PyTorch variable-length attention",
-            _torch_varlen,
+            "PyTorch's variable-length attention",
+            varlen.torch_varlen,
             modules=("torch.nn.attention.varlen",),
             minimum="2.10",
             capability=(8, 99),
-            dtypes=_HALF,
-            max_width=256,
+            **_FLASH,
         ),
-        Backend("sdpa", "PyTorch scaled dot product attention", _sdpa),
+        Backend("sdpa", "PyTorch's dense attention, batched; cuDNN on Hopper", dense.run),
+        Backend(
+            "triton",
+            "reads q, k and v in place: least memory",
+            _in_place,
+            modules=("triton",),
+            package="triton",
+            capability=(8, 99),
+            dtypes=_HALF,
+            max_width=128,
+            trains=False,
+            auto=False,
+            indexed=_indexed,
+            refuses=_triton_refuses,
+        ),
+        Backend(
+            "flash4",
+            "FlashAttention 4; not measured here, so never picked by auto",
+            varlen.flash4,
+            modules=("flash_attn.cute",),
+            package="flash-attn-4",
+            capability=(_HOPPER, 11),
+            dtypes=_HALF,
+            max_width=128,
+            trains=False,
+            auto=False,
+        ),
         Backend(
             "sage",
-            "SageAttention (8-bit, approximate)",
-            _sage,
+            "SageAttention (8-bit, approximate), never picked by auto",
+            varlen.sage,
             modules=("sageattention",),
             package="sageattention",
             capability=(8, 99),
@@ -395,6 +343,10 @@ BACKENDS: dict[str, Backend] = {
             trains=False,
             has_lse=False,
             exact=False,
+            auto=False,
         ),
     )
 }
+
+if __name__ == "__main__":
+    print(report())

@@ -1,0 +1,1 @@
+"""The kernels behind the table in `moga.kernels`, one way of running attention per module."""

@@ -1,0 +1,51 @@
+"""Operation counts against the paper's tables."""
+
+import pytest
+
+from moga.config import MoGAConfig
+from moga.flops import WAN_14B, density, expected_speedup, layer_flops, model_flops
+from moga.layout import VideoLayout
+
+
+def clip(frames):
+    return VideoLayout((frames - 1) // 4 + 1, 30, 52)
+
+
+@pytest.mark.parametrize(
+    ("frames", "peta"), [(81, 0.28), (157, 0.88), (237, 1.85), (317, 3.19), (477, 6.94)]
+)
+def test_dense_forward_is_the_papers_table_5(frames, peta):
+    """To the last digit printed (1.858 as 1.85); the first row fits 81 frames, not 77."""
+    found = model_flops(clip(frames), None).total / 1e15
+    assert found == pytest.approx(peta, abs=0.01)
+
+
+@pytest.mark.parametrize(("groups", "percent"), [(2, 41.25), (4, 66.25), (8, 78.75)])
+def test_sparsity_is_the_papers_table_4(groups, percent):
+    found = 1 - density(VideoLayout(40, 30, 52), MoGAConfig(groups))
+    assert 100 * found == pytest.approx(percent, abs=0.005)
+
+
+def test_the_row_of_table_4_that_breaks_its_own_rule():
+    found = 1 - density(VideoLayout(40, 30, 52), MoGAConfig(16))
+    assert 100 * found == pytest.approx(85.0, abs=0.005)  # 81.25 in print
+
+
+def test_the_papers_moga_columns_follow_no_one_rule():
+    short, long = (model_flops(clip(frames), MoGAConfig(20)) for frames in (77, 477))
+    assert short.linear / 1e15 > 0.051  # the paper's total is below the linear layers alone
+    assert long.total / 1e15 < 1.22  # and here above all that has to be computed
+
+
+def test_skewed_groups_cost_more_than_equal_ones():
+    layout, config = VideoLayout(4, 5, 5), MoGAConfig(2, branches=("routed",))
+    assert density(layout, config) == 0.5
+    assert density(layout, config, [100, 0]) == 1.0
+    assert density(layout, config, [75, 25]) == 0.625
+
+
+def test_a_model_is_its_layers_and_long_videos_gain_more():
+    layout, config = clip(477), MoGAConfig()
+    layer, model = layer_flops(layout, config, WAN_14B), model_flops(layout, config, WAN_14B)
+    assert model.total == pytest.approx(40 * layer.total)
+    assert 1 < expected_speedup(clip(77), config) < expected_speedup(layout, config)
