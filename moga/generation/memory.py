@@ -1,0 +1,67 @@
+"""About how much memory a run takes on its device, from shapes alone.
+
+The constants are counted from the code of diffusers 0.42 and of this host, in tensors that are
+alive at the worst moment. They are meant to say whether a card will do, not to be exact.
+
+Letters: L visual tokens, C model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..layout import VideoLayout
+from .models import TORCH_DTYPES, Models
+from .options import Options
+
+_ATTENTION_COPIES = 12  # of (L, C) alive at the worst moment of self-attention
+_FEED_FORWARD_COPIES = 6  # of (L, C) beside the two (L, ffn) of the feed-forward
+_VAE_BYTES_PER_PIXEL = 7000  # times the bytes of a value; one chunk of frames
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: weights of all models, of the largest, and what each phase needs besides."""
+
+    weights: int
+    sampling_weights: int
+    largest: int
+    sampling: int
+    decoding: int
+    offload: str
+
+    @property
+    def peak(self) -> int:
+        """The most that the device holds at once."""
+        work = max(self.sampling, self.decoding)
+        if self.offload == "none":
+            return self.weights + work
+        if self.offload == "model":
+            return max(self.largest, self.sampling_weights + self.sampling, self.decoding)
+        return work + self.largest // 20  # a block or two
+
+    def text(self) -> str:
+        gb = 1 / 1024**3
+        return (
+            f"about {self.peak * gb:.1f} GiB on the device with --offload {self.offload} "
+            f"({self.weights * gb:.1f} weights, {self.sampling * gb:.1f} sampling, "
+            f"{self.decoding * gb:.1f} decoding)"
+        )
+
+
+def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
+    """The memory of a run."""
+    size = TORCH_DTYPES[options.dtype].itemsize
+    weights = [transformer.size for transformer in models.transformers]
+    config, width = models.first.config, models.first.width
+    attention = _ATTENTION_COPIES * width
+    feed_forward = 2 * config["ffn_dim"] + _FEED_FORWARD_COPIES * width
+    others = (models.text_size, models.vae_size, models.image_size)
+    return Memory(
+        weights=sum(weights) + sum(others),
+        sampling_weights=max(weights),
+        largest=max(*weights, *others),
+        sampling=layout.tokens * size * max(attention, feed_forward),
+        decoding=_VAE_BYTES_PER_PIXEL * size * options.width * options.height,
+        offload=options.offload,
+    )

@@ -1,0 +1,174 @@
+"""The model files of a run, judged by their headers before anything large is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import CheckpointError, check_routers, split_routers
+from ..config import MoGAConfig
+from ..hosts.diffusers.image_encoder import open_image_encoder
+from ..hosts.diffusers.pipeline import check_pair, check_text_width, check_vae, takes_image
+from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
+from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
+from ..hosts.diffusers.vae import open_vae
+from ..hosts.diffusers.vae_names import vae_config
+from ..hosts.diffusers.weights import WeightFile
+from .options import DENSE, Options, UsageError
+
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """One transformer of the run. config: diffusers' settings; size: bytes of its weights."""
+
+    name: str
+    config: dict[str, Any]
+    size: int
+    moga: MoGAConfig | None
+
+    @property
+    def width(self) -> int:
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models of a run. Sizes are bytes of weights in the type of the run."""
+
+    transformers: tuple[Transformer, ...]
+    latent_channels: int
+    scale: int
+    patch: int
+    vae_size: int
+    text_size: int
+    image_size: int
+
+    @property
+    def first(self) -> Transformer:
+        return self.transformers[0]
+
+
+def examine(options: Options) -> Models:
+    """Open the headers of all model files and hold them against each other.
+
+    Raises UsageError and CheckpointError, each with what to give instead.
+    """
+    dtype = TORCH_DTYPES[options.dtype]
+    whole = options.model if (options.model / "model_index.json").is_file() else None
+    high = _transformer(options.model, options.routers, dtype, options, "--routers")
+    transformers = [high]
+    low = options.model_low or (_part(whole, "transformer_2") if whole else None)
+    if low:
+        transformers.append(_transformer(low, options.routers_low, dtype, options, "--routers-low"))
+        check_pair(high.config, transformers[1].config)
+    _check_image(options, high)
+    vae, vae_size = _vae(options.vae or whole, dtype)
+    channels = vae.get("z_dim", 16)
+    check_vae(channels, high.config["out_channels"])
+    text_size = _text(options.text_encoder or whole, dtype, high.config["text_dim"], options)
+    image_size = 0
+    if high.config.get("image_dim") and options.image_encoder:
+        image_size = open_image_encoder(options.image_encoder).bytes_as(dtype)
+    elif high.config.get("image_dim") and not whole:
+        raise UsageError(
+            f"{high.name} looks at the image through CLIP; give "
+            "--image-encoder clip_vision_h.safetensors."
+        )
+    scale = vae.get("scale_factor_spatial", 8)
+    patch = high.config["patch_size"][1]
+    return Models(tuple(transformers), channels, scale, patch, vae_size, text_size, image_size)
+
+
+def _transformer(
+    path: Path, routers: Path | None, dtype: torch.dtype, options: Options, flag: str
+) -> Transformer:
+    if path.is_dir():
+        folder = _part(path, "transformer") or path
+        config, size, own = _config_of(folder), _folder_size(folder, dtype), None
+    else:
+        own = open_wan(path)
+        config, size = wan_config(own), own.bytes_as(dtype)
+    if options.attention == DENSE:
+        return Transformer(path.name, config, size, None)
+    carrier = open_routers(routers) if routers else own
+    shapes = router_shapes(carrier) if carrier else {}
+    if not shapes:
+        raise UsageError(
+            f"{path.name} holds no MoGA routers; give {flag} FILE, or --attention dense for plain "
+            "Wan with a text per shot."
+        )
+    moga = split_routers({}, carrier.metadata)[2]
+    empty = {
+        index: {name: torch.empty(shape, device="meta") for name, shape in parts.items()}
+        for index, parts in shapes.items()
+    }
+    found = Transformer(path.name, config, size, moga)
+    check_routers(empty, moga, source=carrier.name, dim=found.width, blocks=config["num_layers"])
+    return found
+
+
+def _check_image(options: Options, transformer: Transformer) -> None:
+    needs = takes_image(transformer.config)
+    could = transformer.config["out_channels"] == 48  # the 5B model does both
+    if needs and options.image is None and options.latents is None:
+        raise UsageError(f"{transformer.name} begins with an image; give --image FILE.")
+    if options.image is not None and not (needs or could):
+        raise UsageError(
+            f"{transformer.name} is a text-to-video model; leave --image out, or choose an "
+            "image-to-video model."
+        )
+
+
+def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
+    if path is None:
+        raise UsageError(
+            "--vae is missing; give wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B "
+            "model)."
+        )
+    if path.is_dir():
+        folder = _part(path, "vae") or path
+        return _config_of(folder), _folder_size(folder, dtype)
+    file = open_vae(path)
+    return vae_config(file.shapes), file.bytes_as(dtype)
+
+
+def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) -> int:
+    """Bytes of the text encoder; 0 where none is needed."""
+    if options.embeddings or options.latents:
+        return 0
+    if path is None:
+        raise UsageError(
+            "--text-encoder is missing; give umt5_xxl_fp16.safetensors, or --embeddings."
+        )
+    if path.is_dir():
+        folder = _part(path, "text_encoder") or path
+        check_text_width(_config_of(folder)["d_model"], wanted)
+        return _folder_size(folder, dtype)
+    file = open_text_encoder(path)
+    check_text_width(umt5_config(file.shapes)["d_model"], wanted)
+    return file.bytes_as(dtype)
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    """A component's folder inside that of a pipeline."""
+    return folder / name if (folder / name / "config.json").is_file() else None
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json; give a diffusers folder, or one .safetensors file."
+        )
+    return json.loads(path.read_text())
+
+
+def _folder_size(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of the weights in a folder, once cast."""
+    return sum(WeightFile.open(path).bytes_as(dtype) for path in folder.glob("*.safetensors"))

@@ -1,0 +1,150 @@
+"""Carrying out a plan: load, sample, save the latents, decode into the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..hosts.diffusers.enable import enable_moga
+from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
+from ..hosts.diffusers.vae import check_latents, decode_frames
+from ..video import VideoWriter
+from .models import TORCH_DTYPES
+from .options import DENSE, Options, UsageError
+from .plan import Plan, open_image
+from .sheet import ContactSheet
+from .tensors import read_embeddings, read_latents, write_latents
+
+
+def run(plan: Plan) -> Path:
+    """Make the film. Returns its path. Whatever goes wrong later, the latents are saved first."""
+    options = plan.options
+    device = choose_device(options.device)
+    if options.offload != "none" and device.type == "cpu":
+        raise UsageError("--offload moves models to a GPU and back, but --device is cpu; leave it.")
+    try:
+        return _run(plan, device)
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"{device} ran out of memory; give --offload model or group, a smaller --size or "
+            "shorter shots."
+        ) from None
+
+
+def _run(plan: Plan, device: torch.device) -> Path:
+    options, pipe = plan.options, _load(plan, device)
+    if options.latents is not None:
+        latents = read_latents(options.latents)
+    else:
+        latents = sample(pipe, plan)
+        write_latents(options.latents_out, latents, _settings(options, plan))
+        print(f"saved {options.latents_out}, which --latents decodes again", flush=True)
+    decode(pipe, plan, latents)
+    return options.out
+
+
+def sample(pipe: Any, plan: Plan) -> Tensor:
+    """The latents (1, C, t, h, w) in float32 on the CPU."""
+    options = plan.options
+    text: dict[str, Any] = {"negative_prompt": options.negative}
+    if options.embeddings is not None:
+        given = read_embeddings(options.embeddings)
+        text = {"embeddings": given.prompt, "negative_embeddings": given.negative}
+    inputs = shot_inputs(pipe, plan.shots, **text)
+    if options.image is not None:
+        inputs["image"] = open_image(options.image)
+    if len(plan.models.transformers) > 1:
+        inputs["guidance_scale_2"] = options.cfg if options.cfg_low is None else options.cfg_low
+    pipe.set_progress_bar_config(desc="sampling", unit="step")
+    latents = pipe(
+        **inputs,
+        height=options.height,
+        width=options.width,
+        num_inference_steps=options.steps,
+        guidance_scale=options.cfg,
+        # On the CPU, so that a seed means the same noise on every device.
+        generator=torch.Generator("cpu").manual_seed(options.seed),
+        output_type="latent",
+    ).frames
+    return latents.float().cpu()
+
+
+def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
+    """Latents into the video file, and the contact sheet if one is wanted."""
+    options, shots = plan.options, plan.shots
+    size = check_latents(pipe.vae, latents)
+    sheet = ContactSheet(shots) if options.contact_sheet else None
+    bar = tqdm(total=size.frames, desc="decoding", unit="frame")
+    with VideoWriter(options.out, size.width, size.height, shots.fps) as video, bar:
+
+        def keep(frames: Tensor) -> None:
+            video.write(frames.numpy())
+            bar.update(len(frames))
+            if sheet is not None:
+                sheet.add(frames.numpy())
+
+        decode_frames(pipe.vae, latents, keep)
+    pipe.maybe_free_model_hooks()
+    if sheet is not None:
+        sheet.save(options.contact_sheet)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name. Raises UsageError for one that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(
+            f"--device is {name!r}, which this PyTorch cannot use; give cpu, or leave it out."
+        ) from None
+    return device
+
+
+def _load(plan: Plan, device: torch.device) -> Any:
+    options = plan.options
+    pipe = load_pipeline(
+        options.model,
+        model_low=options.model_low,
+        vae=options.vae,
+        text_encoder=options.text_encoder,
+        image_encoder=options.image_encoder,
+        routers=options.routers,
+        routers_low=options.routers_low,
+        with_text=options.embeddings is None and options.latents is None,
+        from_image=options.image is not None,
+        boundary=options.boundary,
+        scheduler=options.scheduler,
+        shift=options.shift,
+        dtype=TORCH_DTYPES[options.dtype],
+        backend=options.backend,
+    )
+    if options.attention == DENSE:
+        for transformer in filter(None, (pipe.transformer, pipe.transformer_2)):
+            enable_moga(transformer, None)
+    if options.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif options.offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif options.offload == "group":
+        pipe.enable_group_offload(onload_device=device, offload_type="block_level",
+                                  num_blocks_per_group=1)  # fmt: skip
+    else:
+        pipe.to(device)
+    return pipe
+
+
+def _settings(options: Options, plan: Plan) -> dict[str, Any]:
+    """What the film was made from, for the header of the latents."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return {**json.loads(json.dumps(given, default=str)), "shots": plan.shots.to_text()}

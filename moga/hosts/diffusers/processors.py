@@ -1,0 +1,143 @@
+"""Attention processors: MoGA where plain Wan attends to everything, and text shot by shot.
+
+Each keeps the processor that was there and hands over to it where nothing is to be done, so a call
+that MoGA has no part in gives plain Wan's numbers bit for bit.
+
+Letters: B batch, L visual tokens, N heads, D head width, C = N * D.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...attention import moga_attention
+from ...config import MoGAConfig
+from ...routing import Routing
+from ...text import shot_cross_attention
+from .calls import Call, ShotText
+
+
+class _Covering:
+    """A processor in front of another, which diffusers keeps configuring through it."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    @property
+    def _attention_backend(self) -> Any:
+        return self.plain._attention_backend
+
+    @_attention_backend.setter
+    def _attention_backend(self, backend: Any) -> None:
+        self.plain._attention_backend = backend
+
+    @property
+    def _parallel_config(self) -> Any:
+        return self.plain._parallel_config
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        if config is not None:
+            raise NotImplementedError(
+                "MoGA attends to the whole sequence on one device; disable_moga before "
+                "enable_parallelism."
+            )
+        self.plain._parallel_config = config
+
+
+class MoGASelfAttention(_Covering):
+    """Self-attention of block `index`: q, k and v as in plain Wan, MoGA in the middle.
+
+    config: None where it is always plain; then only the RoPE tables are freed of the call.
+    """
+
+    def __init__(self, plain: Any, index: int, config: MoGAConfig | None, backend: str) -> None:
+        super().__init__(plain)
+        self.index = index
+        self.config = config
+        self.backend = backend
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Any, ...] | None = None,
+    ) -> Tensor:
+        """hidden_states (B, L, C) -> (B, L, C); rotary_emb is (cos, sin, call)."""
+        call = call_of(rotary_emb)
+        tables = None if rotary_emb is None else rotary_emb[:2]
+        if call is None or call.layout is None:
+            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
+        q, k, v = _project(attn, hidden_states)
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        q, k, v = (t.unflatten(2, (attn.heads, -1)) for t in (q, k, v))
+        # Under autocast the norms may give float32, which the fast kernels do not take.
+        q = _rotate(q, *tables, v.dtype)
+        k = _rotate(k, *tables, v.dtype)
+        out = _attend(self, attn, call, hidden_states, q, k, v).flatten(2, 3)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class ShotCrossAttention(_Covering):
+    """Cross-attention that gives each shot its own text, one call of the plain one per shot."""
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | ShotText | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Any = None,
+    ) -> Tensor:
+        """hidden_states (B, L, C) -> (B, L, C)."""
+
+        def plain(part: Tensor, context: Tensor | None) -> Tensor:
+            return self.plain(attn, part, context, attention_mask, rotary_emb)
+
+        if not isinstance(encoder_hidden_states, ShotText):
+            return plain(hidden_states, encoder_hidden_states)
+        return shot_cross_attention(plain, hidden_states, *encoder_hidden_states)
+
+
+def call_of(rotary_emb: tuple[Any, ...] | None) -> Call | None:
+    """The call that the RoPE tables carry, if they carry one."""
+    return rotary_emb[2] if rotary_emb is not None and len(rotary_emb) == 3 else None
+
+
+# Segment lengths are data, so there is nothing for a compiler to specialise on.
+@torch.compiler.disable
+def _attend(
+    processor: MoGASelfAttention,
+    attn: nn.Module,
+    call: Call,
+    x: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Tensor:
+    config, layout = processor.config, call.layout
+    routing: Routing | None = attn.router(x) if "routed" in config.branches else None
+    if routing is not None and call.recorder is not None:
+        call.recorder.add(processor.index, routing)
+    return moga_attention(q, k, v, routing, layout, config, backend=processor.backend)
+
+
+def _project(attn: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    if getattr(attn, "fused_projections", False):
+        return attn.to_qkv(x).chunk(3, dim=-1)
+    return attn.to_q(x), attn.to_k(x), attn.to_v(x)
+
+
+def _rotate(t: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+    """RoPE as diffusers computes it: t (B, L, N, D); cos, sin (1, L, 1, D), each value twice."""
+    even, odd = t.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., 0::2], sin[..., 1::2]
+    out = torch.empty_like(t, dtype=dtype)  # filled by halves: no copy of all in the wider type
+    out[..., 0::2] = even * cos - odd * sin
+    out[..., 1::2] = even * sin + odd * cos
+    return out

@@ -1,0 +1,127 @@
+"""Wan's VAE from the files that people have, and exact decode a few frames at a time.
+
+Letters: B batch, C channels, T frames, H, W pixels (t, h, w in the latent).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from ...checkpoint import CheckpointError
+from ...decode import stream_decode, to_uint8
+from .vae_names import vae_config, vae_names
+from .weights import WeightFile, assemble
+
+
+def load_vae(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> AutoencoderKLWan:
+    """The VAE of Wan 2.1 or 2.2 on the CPU.
+
+    path: one safetensors file as ComfyUI users have it (`wan_2.1_vae`, `wan2.2_vae`) or in
+        diffusers' names, or a diffusers folder, with or without the rest of a pipeline.
+    dtype: None keeps what the file has. Nothing is downloaded. Raises CheckpointError.
+    """
+    if Path(path).is_dir():
+        return _from_folder(Path(path), dtype)
+    file = open_vae(path)
+    names = vae_names(file.shapes)
+    return assemble(
+        lambda: AutoencoderKLWan(**vae_config(file.shapes)),
+        file,
+        names,
+        file.dtype_of(next(iter(names)), dtype),
+        what="Wan's VAE",
+    )
+
+
+def open_vae(path: str | os.PathLike[str]) -> WeightFile:
+    """The header of a single-file Wan VAE. Raises CheckpointError for anything else."""
+    file = WeightFile.open(path)
+    if vae_config(file.shapes) is None:
+        raise CheckpointError(
+            f"{file.name} is not a VAE of Wan, it looks like {file.looks_like()}; choose "
+            "wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model."
+        )
+    return file
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """What a latent decodes to."""
+
+    frames: int
+    height: int
+    width: int
+
+
+def check_latents(vae: AutoencoderKLWan, latents: Tensor) -> VideoSize:
+    """What latents (1, C, t, h, w) will decode to. Raises ValueError when they do not fit."""
+    if latents.ndim != 5 or latents.shape[0] != 1 or latents.shape[1] != vae.config.z_dim:
+        raise ValueError(
+            f"latents have the shape {tuple(latents.shape)}, this VAE decodes (1, "
+            f"{vae.config.z_dim}, frames, height, width); use the VAE that belongs to the model."
+        )
+    if vae.use_tiling:
+        raise ValueError("the VAE decodes in tiles, which changes the picture; disable_tiling.")
+    frames, height, width = latents.shape[2:]
+    scale = vae.config.scale_factor_spatial
+    return VideoSize(
+        vae.config.scale_factor_temporal * (frames - 1) + 1, height * scale, width * scale
+    )
+
+
+@torch.no_grad()
+def decode_frames(
+    vae: AutoencoderKLWan, latents: Tensor, sink: Callable[[Tensor], None]
+) -> VideoSize:
+    """Decode what a Wan pipeline gives for output_type="latent", a few frames at a time.
+
+    latents: (1, C, t, h, w), normalised as the transformer sees them.
+    sink: called with uint8 frames (T, H, W, 3) on the CPU, in order; their values are those of
+        `vae.decode` on the whole, rounded to the nearest.
+    """
+    size = check_latents(vae, latents)
+    weights = next(vae.parameters())
+    mean, std = (
+        torch.tensor(values, device=weights.device, dtype=weights.dtype).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+
+    def finish(chunk: Tensor) -> None:
+        frames = chunk.clamp(-1, 1)[0].float().div(2).add_(0.5)
+        sink(to_uint8(frames.permute(1, 2, 3, 0)).cpu())
+
+    # As the pipelines write it, so that the numbers are theirs.
+    latent = latents.to(weights.device, weights.dtype) / (1 / std) + mean
+    stream_decode(_Decoding(vae), latent, finish, patch_size=vae.config.patch_size or 1)
+    return size
+
+
+class _Decoding:
+    """The VAE as `stream_decode` expects it: decode() gives a tensor."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.decoder: nn.Module = vae.decoder
+        self.clear_cache = vae.clear_cache
+        self._vae = vae
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self._vae.decode(latent, return_dict=False)[0]
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
+    if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
+        folder = folder / "vae"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json; give a diffusers folder, or one .safetensors file."
+        )
+    return AutoencoderKLWan.from_pretrained(
+        folder, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+    )

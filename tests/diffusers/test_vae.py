@@ -1,0 +1,132 @@
+"""Wan's VAE from files, and decode in a stream that is decode as a whole, bit for bit."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moga.checkpoint import CheckpointError
+from moga.decode import to_uint8
+from moga.hosts.diffusers import decode_frames, load_vae
+from moga.hosts.diffusers.vae_names import vae_names
+
+KINDS = ("2.1", "2.2")
+CHANNELS = {"2.1": 16, "2.2": 48}
+
+
+def whole(vae, latents):
+    """Frames (T, H, W, 3) as the pipeline makes them, before they are rounded."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    video = vae.decode(latents / (1 / std) + mean, return_dict=False)[0]
+    return video[0].permute(1, 2, 3, 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_is_the_whole_bit_for_bit(tiny, kind, frames):
+    vae = tiny.vae(kind)
+    latents = torch.randn(1, CHANNELS[kind], frames, 2, 3)
+    chunks = []
+    size = decode_frames(vae, latents, chunks.append)
+    expected = to_uint8(whole(vae, latents) / 2 + 0.5)
+    assert (size.frames, size.height, size.width) == tuple(expected.shape[:3])
+    assert [len(chunk) for chunk in chunks] == [1] + [4] * (frames - 1)
+    assert torch.equal(torch.cat(chunks), expected)
+    assert "forward" not in vars(vae.decoder)
+    assert torch.equal(whole(vae, latents), whole(vae, latents))
+
+
+@torch.no_grad()
+def test_a_stream_that_is_cut_off_leaves_the_vae_as_it_was(tiny):
+    vae, latents = tiny.vae(), torch.randn(1, 16, 3, 2, 2)
+    expected = whole(vae, latents)
+
+    def stop(frames):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_frames(vae, latents, stop)
+    assert torch.equal(whole(vae, latents), expected)
+
+
+def test_what_does_not_fit(tiny):
+    vae = tiny.vae()
+    for shape in ((1, 48, 2, 2, 2), (2, 16, 2, 2, 2), (16, 2, 2, 2)):
+        with pytest.raises(ValueError, match="use the VAE that belongs to the model"):
+            decode_frames(vae, torch.zeros(shape), print)
+    vae.enable_tiling()
+    with pytest.raises(ValueError, match="disable_tiling"):
+        decode_frames(vae, torch.zeros(1, 16, 2, 2, 2), print)
+
+
+def test_files_and_folders(tiny, model_files, tmp_path):
+    vae = tiny.vae()
+    vae.save_pretrained(tmp_path / "vae")
+    for path in (model_files("vae"), tmp_path, tmp_path / "vae"):
+        loaded = load_vae(path).state_dict()
+        assert all(torch.equal(loaded[name], t) for name, t in vae.state_dict().items())
+    wide = load_vae(model_files("vae22"), dtype=torch.bfloat16)
+    assert wide.dtype == torch.bfloat16 and wide.config.patch_size == 2
+    assert len(wide.config.latents_mean) == len(wide.config.latents_std) == 48
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_in_wans_own_names(tiny, tmp_path, kind):
+    """The reverse of vae_names, worked out by hand here."""
+    vae = tiny.vae(kind)
+    original = {original_name(name, kind): t for name, t in vae.state_dict().items()}
+    assert len(original) == len(vae.state_dict())
+    assert set(vae_names({k: tuple(t.shape) for k, t in original.items()}).values()) == set(
+        vae.state_dict()
+    )
+    save_file(original, tmp_path / "vae.safetensors")
+    loaded = load_vae(tmp_path / "vae.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], t) for name, t in vae.state_dict().items())
+
+
+def original_name(name, kind):
+    for pattern, original in (
+        *((rf"\.{new}\.", f".residual.{at}.") for at, new in enumerate(_PARTS) if new),
+        (r"(post_)?quant_conv", lambda m: "conv2" if m[1] else "conv1"),
+        (r"(\w+)\.conv_in", r"\1.conv1"),
+        (r"(\w+)\.norm_out", r"\1.head.0"),
+        (r"(\w+)\.conv_out", r"\1.head.2"),
+        (r"(\w+)\.mid_block\.attentions\.0", r"\1.middle.1"),
+        (r"(\w+)\.mid_block\.resnets\.(\d)", lambda m: f"{m[1]}.middle.{2 * int(m[2])}"),
+        *(_STAGES if kind == "2.2" else _LISTS),
+        (r"conv_shortcut", "shortcut"),
+    ):
+        name = re.sub(pattern, original, name)
+    return name
+
+
+_PARTS = ("norm1", None, "conv1", "norm2", None, None, "conv2")
+_LISTS = (
+    (r"encoder\.down_blocks\.(\d+)", r"encoder.downsamples.\1"),
+    (r"decoder\.up_blocks\.(\d)\.resnets\.(\d)",
+     lambda m: f"decoder.upsamples.{4 * int(m[1]) + int(m[2])}"),
+    (r"decoder\.up_blocks\.(\d)\.upsamplers\.0",
+     lambda m: f"decoder.upsamples.{4 * int(m[1]) + 3}"),
+)  # fmt: skip
+_STAGES = (
+    (r"(en|de)coder\.(down|up)_blocks\.(\d)\.resnets\.(\d)", r"\1coder.\2samples.\3.\2samples.\4"),
+    (r"encoder\.down_blocks\.(\d)\.downsampler", r"encoder.downsamples.\1.downsamples.2"),
+    (r"decoder\.up_blocks\.(\d)\.upsampler", r"decoder.upsamples.\1.upsamples.3"),
+)
+
+
+def test_other_files_are_named(model_files, tmp_path):
+    with pytest.raises(CheckpointError, match="not a VAE of Wan, it looks like a Wan transformer"):
+        load_vae(model_files("t2v"))
+    tensors = load_file(model_files("vae"))
+    tensors.pop("decoder.conv_in.bias")
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not fit Wan's VAE: it lacks 1 weights"):
+        load_vae(tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        load_vae(tmp_path)
