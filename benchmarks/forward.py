@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from attention import GRIDS, NO_PACKAGE, dense, hidden, layout_of, machine, queued
+from attention import GRIDS, NO_PACKAGE, dense, hidden, layout_of
+from measuring import machine, queued
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint

@@ -44,7 +44,8 @@ def run_python(code: str) -> str:
 def test_core_imports_without_anything_optional():
     modules = ["moga", *(f"moga.{name}" for name in CORE)]
     hidden = [*OPTIONAL, "comfy", "comfy_api", "transformers", "triton", "xformers"]
-    run_python(f"from harness.bare import hide; hide({hidden}); import {', '.join(modules)}")
+    imports = f"import {', '.join(modules)}"
+    run_python(f"from harness.bare import hidden\nwith hidden({hidden}): {imports}")
 
 
 def test_installing_makes_only_the_library_importable():

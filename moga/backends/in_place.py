@@ -73,7 +73,7 @@ def attend_in_place(
     heads, width = q.shape[1:]
     start, start_lse = begun or (None, None)
     start_strides = (0, 0, 0) if begun is None else (*start.stride()[:2], start_lse.stride(0))
-    # Measured on an H100 (benchmarks/results): 64 keys, 4 warps and 3 stages are the fastest.
+    # Measured on an H100 (benchmarks/results): the fastest, or within 3 % of it, at any size.
     _kernel[(tiles.segment.numel(), heads)](
         *(q, k, v, out, lse, start, start_lse, q_index, k_index),
         *(tiles.segment, tiles.first, cu_q, cu_k),

@@ -88,7 +88,7 @@ def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
             if sheet is not None:
                 sheet.add(frames.numpy())
 
-        decode_frames(pipe.vae, latents, keep)
+        decode_frames(pipe.vae, latents, keep, device=pipe._execution_device)
     pipe.maybe_free_model_hooks()
     if sheet is not None:
         sheet.save(options.contact_sheet)

@@ -35,7 +35,7 @@ def test_tiles_are_near_the_whole_frame(comfy, wan):
     whole = decode(comfy, wan, samples)
     near, far = (
         decode(comfy, wan, samples, tile_size=pixels(wan, size), tile_overlap=pixels(wan, overlap))
-        for size, overlap in ((6, 3), (2, 0))
+        for size, overlap in ((6, 3), (4, 0))
     )
     assert near.shape == whole.shape and not torch.equal(near, whole)
     # Random weights attend to everything alike, so the middle block makes tiles differ all over.

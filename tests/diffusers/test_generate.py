@@ -80,7 +80,7 @@ def test_latents_can_be_decoded_again(line, tmp_path):
 def test_latents_outlive_a_decode_that_fails(line, tmp_path, monkeypatch):
     import moga.generation.run as run
 
-    def fail(*args):
+    def fail(*args, **options):
         raise RuntimeError("the decoder broke")
 
     monkeypatch.setattr(run, "decode_frames", fail)

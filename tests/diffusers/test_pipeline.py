@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
@@ -49,6 +50,17 @@ def test_text_to_video(load, tmp_path):
     assert not torch.equal(latents, run(pipe, **shot_inputs(pipe, SHOTS, "dark")))
     assert save_video(pipe, latents, tmp_path / "film.mp4", SHOTS.fps) == 13
     assert (tmp_path / "film.mp4").stat().st_size > 500
+
+
+def test_an_offloaded_pipeline(load, tmp_path):
+    pipe = load(text_encoder="umt5")
+    expected = run(pipe, **shot_inputs(pipe, SHOTS))
+    for model in (pipe.text_encoder, pipe.transformer, pipe.vae):
+        cpu_offload(model, torch.device("cpu"))  # what the pipeline does, which wants a GPU
+    assert pipe.transformer.blocks[0].attn1.router.weight.device.type == "meta"
+    latents = run(pipe, **shot_inputs(pipe, SHOTS))
+    assert torch.equal(latents, expected)
+    assert save_video(pipe, latents, tmp_path / "film.mp4", 16) == 13
 
 
 def test_one_shot_without_groups_is_what_the_pipeline_makes_of_a_prompt(load):

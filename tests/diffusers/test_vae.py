@@ -54,6 +54,20 @@ def test_a_stream_that_is_cut_off_leaves_the_vae_as_it_was(tiny):
     assert torch.equal(whole(vae, latents), expected)
 
 
+@torch.no_grad()
+def test_an_offloaded_vae(tiny):
+    """Its weights are not where it computes."""
+    from accelerate import cpu_offload
+
+    vae, latents = tiny.vae(), torch.randn(1, 16, 3, 2, 2)
+    expected, found = [], []
+    decode_frames(vae, latents, expected.append)
+    cpu_offload(vae, torch.device("cpu"))
+    assert next(vae.parameters()).device.type == "meta"
+    decode_frames(vae, latents, found.append, device=torch.device("cpu"))
+    assert torch.equal(torch.cat(found), torch.cat(expected))
+
+
 def test_what_does_not_fit(tiny):
     vae = tiny.vae()
     for shape in ((1, 48, 2, 2, 2), (2, 16, 2, 2, 2), (16, 2, 2, 2)):

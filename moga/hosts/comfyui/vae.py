@@ -95,7 +95,11 @@ def decode_frames(
     dtype = output_dtype(vae)
     patch_size = _patch_size(vae)
     if decode.tiling:
-        logging.warning("Decoding in tiles, which is approximate: %s", decode.tiling)
+        logging.warning(
+            "Decoding in tiles, which is approximate (%d latent pixels wide, %d of them shared)",
+            decode.tiling.size,
+            decode.tiling.overlap,
+        )
     progress = Progress(decode.frames, "approximate (tiles)" if decode.tiling else "")
 
     def finish(chunk: Tensor) -> None:
@@ -192,6 +196,8 @@ def _refuse_other_vae(vae) -> None:
 
 def tile_problem(tile_size: int, tile_overlap: int) -> str | None:
     """Why frames can't be decoded in such tiles, in one sentence; None when they can."""
+    if tile_size and tile_size < 32:
+        return f"tile_size is {tile_size}; choose at least 32 pixels, or 0 for whole frames."
     if tile_size and tile_overlap > tile_size // 2:
         return (
             f"tile_overlap is {tile_overlap} and tile_size {tile_size}; choose an overlap of at "

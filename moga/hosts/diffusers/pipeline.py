@@ -171,7 +171,12 @@ def save_video(
     """
     size = check_latents(pipe.vae, latents)
     with VideoWriter(path, size.width, size.height, fps) as video:
-        decode_frames(pipe.vae, latents, lambda frames: video.write(frames.numpy()))
+        decode_frames(
+            pipe.vae,
+            latents,
+            lambda frames: video.write(frames.numpy()),
+            device=pipe._execution_device,
+        )
     pipe.maybe_free_model_hooks()
     return size.frames
 

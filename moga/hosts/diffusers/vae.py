@@ -78,18 +78,24 @@ def check_latents(vae: AutoencoderKLWan, latents: Tensor) -> VideoSize:
 
 @torch.no_grad()
 def decode_frames(
-    vae: AutoencoderKLWan, latents: Tensor, sink: Callable[[Tensor], None]
+    vae: AutoencoderKLWan,
+    latents: Tensor,
+    sink: Callable[[Tensor], None],
+    *,
+    device: torch.device | None = None,
 ) -> VideoSize:
     """Decode what a Wan pipeline gives for output_type="latent", a few frames at a time.
 
     latents: (1, C, t, h, w), normalised as the transformer sees them.
     sink: called with uint8 frames (T, H, W, 3) on the CPU, in order; their values are those of
         `vae.decode` on the whole, rounded to the nearest.
+    device: where the VAE computes, if it is offloaded (a pipeline's `_execution_device`).
     """
     size = check_latents(vae, latents)
     weights = next(vae.parameters())
+    device = device or weights.device
     mean, std = (
-        torch.tensor(values, device=weights.device, dtype=weights.dtype).view(1, -1, 1, 1, 1)
+        torch.tensor(values, device=device, dtype=weights.dtype).view(1, -1, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
 
@@ -98,7 +104,7 @@ def decode_frames(
         sink(to_uint8(frames.permute(1, 2, 3, 0)).cpu())
 
     # As the pipelines write it, so that the numbers are theirs.
-    latent = latents.to(weights.device, weights.dtype) / (1 / std) + mean
+    latent = latents.to(device, weights.dtype) / (1 / std) + mean
     stream_decode(_Decoding(vae), latent, finish, patch_size=vae.config.patch_size or 1)
     return size
 

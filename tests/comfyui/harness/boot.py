@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from .bare import OPTIONAL, hidden
 from .comfyui import ComfyUI
 from .find import read_version
 from .objects import NODES
@@ -76,7 +77,7 @@ class Server:
 
 
 def boot(root: Path, base: Path, pack: Path) -> ComfyUI:
-    """Boot the ComfyUI in ``root`` with the custom nodes in ``pack``.
+    """Boot the ComfyUI in ``root`` with the custom nodes in ``pack``, all that is optional hidden.
 
     ``base`` is an empty folder for all that it reads and writes: models, input, output, temp.
     """
@@ -115,15 +116,15 @@ def boot(root: Path, base: Path, pack: Path) -> ComfyUI:
 async def load_nodes(nodes: ModuleType, root: Path, pack: Path) -> None:
     for name in EXTRAS:
         path = root / "comfy_extras" / f"nodes_{name}.py"
-        if path.exists() and not await nodes.load_custom_node(
-            str(path), module_parent="comfy_extras"
-        ):
+        if not path.exists():
+            continue
+        if not await nodes.load_custom_node(str(path), module_parent="comfy_extras"):
             raise RuntimeError(f"{path} can't be loaded (see the log above)")
-    ignore = set(
-        nodes.NODE_CLASS_MAPPINGS
-    )  # ComfyUI does so too: a pack can't replace core's nodes
-    if not await nodes.load_custom_node(str(pack), ignore, module_parent="custom_nodes"):
-        raise RuntimeError(f"ComfyUI can't load the custom nodes in {pack} (see the log above)")
+    core = set(nodes.NODE_CLASS_MAPPINGS)  # which a pack can't replace
+    with hidden(OPTIONAL):  # as on a ComfyUI with nothing else installed
+        if not await nodes.load_custom_node(str(pack), core, module_parent="custom_nodes"):
+            absent = ", ".join(OPTIONAL)
+            raise RuntimeError(f"{pack} can't be loaded without {absent} (see the log above)")
 
 
 def loaded_pack(nodes: ModuleType, pack: Path) -> ModuleType:

@@ -69,18 +69,29 @@ class ComfyUI:
         """The pack's own ``name``, as in ``module("moga.layout")``: not the installed library."""
         return importlib.import_module(f".{name}", self.pack.__name__)
 
-    def run(self, prompt: dict, *, check: bool = True, executor: Any = None) -> RunResult:
+    def run(
+        self,
+        prompt: dict,
+        *,
+        check: bool = True,
+        executor: Any = None,
+        workflow: dict | None = None,
+    ) -> RunResult:
         """Validate an API prompt and execute it, as pressing Run does.
+
+        ``workflow``: the UI workflow behind it, which nodes can save in their files.
 
         Raises AssertionError with the words of the node unless ``check`` is False. Pass the same
         :meth:`executor` again to keep what nodes returned between two runs.
         """
-        result = asyncio.run(self._run(copy.deepcopy(prompt), executor or self.executor()))
+        result = asyncio.run(
+            self._run(copy.deepcopy(prompt), executor or self.executor(), workflow)
+        )
         if check and result.error:
             raise AssertionError(str(result.error))
         return result
 
-    async def _run(self, prompt: dict, executor: Any) -> RunResult:
+    async def _run(self, prompt: dict, executor: Any, workflow: dict | None) -> RunResult:
         import execution
 
         prompt_id = str(uuid.uuid4())
@@ -90,7 +101,8 @@ class ComfyUI:
         if not valid or node_errors:
             return RunResult(error=invalid(error, node_errors))
         TestCapture.received.clear()
-        await executor.execute_async(prompt, prompt_id, {}, outputs)
+        extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
+        await executor.execute_async(prompt, prompt_id, extra, outputs)
         return RunResult(
             executor.history_result["outputs"],
             dict(TestCapture.received),
