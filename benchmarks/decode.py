@@ -4,10 +4,12 @@
     python benchmarks/decode.py --comfyui ComfyUI --device cuda --size 832x480
 
 The VAE is Wan 2.1's with random weights: memory and speed don't depend on their values. It has the
-real width unless --width makes a narrow one, whose frames are worth more than its features. Each
-measurement has a process of its own. "Peak" is the most host memory that process held while it
-decoded and saved, "grown" is that less what it held before. The C library gives freed
-memory back at once there, so that what is counted is what is in use. Ways:
+real width unless --width makes a narrow one, so that frames weigh more than features.
+
+Each measurement has a process of its own. "Peak" is the most memory that process took for data
+while it decoded and saved (anonymous memory, which leaves out the code of libraries, as the system
+pages that in and out), "grown" is that less what it held before. The C library gives freed memory
+back at once there, so that what is counted is what is in use. Ways:
 
     moga     Chunked VAE Decode to Video
     serial   the same without the pipeline: decode, copy and encode take turns
@@ -28,6 +30,7 @@ import tempfile
 import time
 from inspect import Parameter, signature
 from pathlib import Path
+from threading import Event, Thread
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WAYS = ("moga", "serial", "core")
@@ -109,18 +112,18 @@ def measure(options: argparse.Namespace) -> dict:
             vae = random_vae(options.width)
             save = {"moga": by_node, "serial": in_turns, "core": by_core}[way]
             save(nodes, pack, vae, latent(5, height, width))  # kernels chosen, modules imported
-            before = host_memory("VmRSS")
             start_over(options.device)
-            start = time.perf_counter()
-            save(nodes, pack, vae, latent(frames, height, width))
-            seconds = time.perf_counter() - start
+            with HostMemory() as host:
+                start = time.perf_counter()
+                save(nodes, pack, vae, latent(frames, height, width))
+                seconds = time.perf_counter() - start
         result = {
             "way": way,
             "frames": frames,
             "seconds": round(seconds, 1),
             "frames_a_second": round(frames / seconds, 2),
-            "host_peak_mb": round(host_memory("VmHWM")),
-            "host_grown_mb": round(host_memory("VmHWM") - before),
+            "host_peak_mb": round(host.peak),
+            "host_grown_mb": round(host.peak - host.before),
             "device": "cpu",
             "versions": versions(nodes),
         }
@@ -211,8 +214,7 @@ def in_turns(nodes: dict, pack, vae, samples: dict) -> None:
 
 
 def start_over(device: str) -> None:
-    """Forget the peaks so far."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Forget the device's peak so far."""
     if device == "cuda":
         import torch
 
@@ -220,10 +222,28 @@ def start_over(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def host_memory(field: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at most."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+class HostMemory:
+    """MB that this process holds for data: before the block, and at most within it."""
+
+    def __enter__(self) -> HostMemory:
+        self.before = self.peak = self.now()
+        self._end = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.01):
+            self.peak = max(self.peak, self.now())
+
+    @staticmethod
+    def now() -> float:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024
 
 
 def memory_total() -> float:
