@@ -6,7 +6,7 @@ Letters: B batch, C channels, T frames, H, W pixels (t, h, w in the latent).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
 from ...decode import stream_decode, to_uint8
+from ...encode import stream_encode
 from .vae_names import vae_config, vae_names
 from .weights import WeightFile, assemble
 
@@ -107,6 +108,49 @@ def decode_frames(
     latent = latents.to(device, weights.dtype) / (1 / std) + mean
     stream_decode(_Decoding(vae), latent, finish, patch_size=vae.config.patch_size or 1)
     return size
+
+
+def encode_frames(
+    vae: AutoencoderKLWan,
+    chunks: Iterable[Tensor],
+    frames: int,
+    *,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The opposite of `decode_frames`: the latents of a video that comes a few frames at a time.
+
+    chunks: uint8 (T, H, W, 3), any number of frames each. frames: how many there are, 4n + 1.
+    device: where the VAE computes, if it is offloaded.
+    Returns (1, C, t, h, w) float32 on the CPU, normalised as the transformer sees them: the mean of
+    what `vae.encode` gives for the whole video.
+    """
+    weights = next(vae.parameters())
+    device = device or weights.device
+
+    def prepared() -> Iterator[Tensor]:
+        for chunk in chunks:
+            video = chunk.to(device).permute(3, 0, 1, 2)[None]
+            yield (video.float() / 127.5 - 1).to(weights.dtype)
+
+    patch = vae.config.patch_size or 1
+    moments = stream_encode(_Encoding(vae), prepared(), frames, patch_size=patch)
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (moments.float().cpu() - mean) * (1 / std)
+
+
+class _Encoding:
+    """The VAE as `stream_encode` expects it: encode() gives a tensor."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.encoder: nn.Module = vae.encoder
+        self.clear_cache = vae.clear_cache
+        self._vae = vae
+
+    def encode(self, video: Tensor) -> Tensor:
+        return self._vae.encode(video, return_dict=False)[0].mode()
 
 
 class _Decoding:

@@ -1,0 +1,91 @@
+"""The trainer, where MoGA checkpoints come from: `python -m moga.train --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status; a bad request is one sentence and 2."""
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except _expected() as error:
+        print(f"moga.train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("moga.train: stopped; start again to go on from the last checkpoint.",
+              file=sys.stderr)  # fmt: skip
+        return 130
+
+
+def _main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m moga.train",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Trains a Wan model with Mixture-of-Groups Attention. For several GPUs: "
+        "accelerate launch -m moga.train ...",
+        epilog=_settings_help(),
+        usage="%(prog)s [-h] [--cache-only] [--check] CONFIG.toml [--section.key value ...]",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
+    parser.add_argument("--cache-only", action="store_true", help="make the cache, and stop")
+    parser.add_argument("--check", action="store_true", help="check settings and clips, and stop")
+    options, words = parser.parse_known_args(arguments)
+    from .training.read_settings import read_settings
+    from .training.run import check_only, run
+
+    settings = read_settings(options.config, words)
+    if options.check:
+        print(check_only(settings))
+    elif (model := run(settings, cache_only=options.cache_only)) is not None:
+        print(f"wrote {model}")
+    return 0
+
+
+def _settings_help() -> str:
+    from .training.read_settings import names
+
+    lines = ["settings (sections of CONFIG.toml; stages.0 is the first stage):"]
+    for name, field in names().items():
+        default = (
+            "" if field.is_required() else f" [{field.get_default(call_default_factory=True)}]"
+        )
+        lines.append(f"  {name:32}{field.description or ''}{default}")
+    return "\n".join(lines)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """The errors whose message is meant for the user; anything else is a bug and shows itself."""
+    from .checkpoint import CheckpointError
+    from .config import ConfigError
+    from .kernels import BackendError
+    from .layout import LayoutError
+    from .shotscript import ShotScriptError
+    from .training.cache import CacheError
+    from .training.checkpoints import TrainingError
+    from .training.frames import VideoReadError
+    from .training.read_settings import SettingsError
+    from .training.rows import RowsError
+    from .video import VideoError
+
+    return (
+        BackendError,
+        CacheError,
+        CheckpointError,
+        ConfigError,
+        ImportError,
+        LayoutError,
+        RowsError,
+        SettingsError,
+        ShotScriptError,
+        TrainingError,
+        VideoError,
+        VideoReadError,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

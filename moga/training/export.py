@@ -1,0 +1,101 @@
+"""What a training leaves: a model that ComfyUI opens, a router file, and an adapter.
+
+All of it is made from one full state dict in diffusers' names, wherever that was gathered from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..checkpoint import merge_routers, write
+from ..config import MoGAConfig
+from ..hosts.diffusers.names import to_wan
+from .model import ADAPTER
+
+_LORA = re.compile(rf"(.+)\.lora_([AB])\.{ADAPTER}\.weight")
+_BASE = ".base_layer."
+_ROUTER = re.compile(r"blocks\.(\d+)\.attn1\.router\.(weight|bias)")
+COMFY = "diffusion_model."
+
+
+def model_state(state: Mapping[str, Tensor], lora_scale: float = 1.0) -> dict[str, Tensor]:
+    """The whole model in Wan's names, routers inside, a LoRA merged into the weights.
+
+    lora_scale: alpha / rank.
+    """
+    lora = _lora_pairs(state)
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if _LORA.fullmatch(name) or _ROUTER.fullmatch(name):
+            continue
+        plain = name.replace(_BASE, ".")
+        module = plain.rpartition(".")[0]
+        if plain.endswith(".weight") and module in lora:
+            down, up = (half.float() for half in lora[module])
+            tensor = tensor.float() + lora_scale * (up @ down).view(tensor.shape)
+        found[_wan(plain)] = tensor
+    return found | router_state(state)
+
+
+def router_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The routers alone, in Wan's names."""
+    routers: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if match := _ROUTER.fullmatch(name):
+            routers.setdefault(int(match[1]), {})[match[2]] = tensor
+    return merge_routers({}, routers)
+
+
+def lora_state(state: Mapping[str, Tensor], lora_scale: float) -> dict[str, Tensor]:
+    """The LoRA alone in ComfyUI's form, its scale multiplied in, so that no alpha is needed."""
+    found = {}
+    for module, (down, up) in _lora_pairs(state).items():
+        name = COMFY + _wan(f"{module}.weight").removesuffix(".weight")
+        found[f"{name}.lora_A.weight"] = down
+        found[f"{name}.lora_B.weight"] = up * lora_scale
+    return found
+
+
+def write_model(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: MoGAConfig | None,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write tensors in `dtype`, routers in float32; `config` None leaves MoGA's settings out."""
+    cast = {
+        key: tensor.detach().cpu().to(torch.float32 if ".router." in key else dtype).contiguous()
+        for key, tensor in state.items()
+    }
+    if config is not None:
+        write(path, cast, config, metadata)
+        return
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        save_file(cast, partial, {**metadata, "format": "pt"})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _lora_pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """By module: A (rank, in) and B (out, rank)."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if match := _LORA.fullmatch(name):
+            halves.setdefault(match[1], {})[match[2]] = tensor
+    return {module: (half["A"], half["B"]) for module, half in halves.items()}
+
+
+def _wan(name: str) -> str:
+    key = to_wan(name)
+    if key is None:
+        raise ValueError(f"{name} is no weight of Wan's transformer.")
+    return key

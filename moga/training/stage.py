@@ -1,0 +1,318 @@
+"""One stage of a training: its steps, and the checkpoints, films and numbers on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..config import MoGAConfig
+from ..hosts.diffusers.enable import moga_config, unwrap
+from .batches import Batch, Clips, Deal, batches
+from .cache import CachedClip, CacheSpec, text_file
+from .checkpoints import Checkpoints, Progress, TrainingError
+from .ema import Ema
+from .export import lora_state, model_state, router_state, write_model
+from .journal import Journal, numbers
+from .model import build, parameter_groups, router_parameters
+from .objective import Losses, group_load, losses
+from .optimizers import make_optimizer
+from .settings import Settings, Stage
+from .validation import Film, FixedClips, render
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all stages share. metadata: written into every file of weights."""
+
+    settings: Settings
+    accelerator: Accelerator
+    spec: CacheSpec
+    checkpoints: Checkpoints
+    journal: Journal
+    films: list[Film]
+    validation: list[CachedClip]
+    metadata: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.save.folder
+
+    def result(self, index: int) -> Path:
+        """The model that stage number `index` leaves to the next, in float32."""
+        name = self.settings.stages[index].name
+        return self.folder / "stages" / f"{index:02d}-{name}.safetensors"
+
+
+class StageRun:
+    """A stage on its way. clips: what it trains on."""
+
+    def __init__(self, training: Training, index: int, clips: list[CachedClip]) -> None:
+        self.training, self.index = training, index
+        self.stage: Stage = training.settings.stages[index]
+        self.accelerator = training.accelerator
+        settings, stage = training.settings, self.stage
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        narrow = settings.optimizer.precision == "bf16" and not sharded
+        frozen = torch.bfloat16 if narrow else torch.float32
+        earlier = training.result(index - 1) if index else None
+        dit = build(settings, stage, earlier, frozen)
+        self.config: MoGAConfig | None = moga_config(dit)
+        self.accelerator.gradient_accumulation_steps = stage.accumulate
+        optimizer = make_optimizer(settings.optimizer, parameter_groups(dit, stage))
+        self.model, self.optimizer = self.accelerator.prepare(dit, optimizer)
+        self.schedule = get_scheduler(
+            settings.optimizer.schedule,
+            self.optimizer.optimizer,
+            num_warmup_steps=settings.optimizer.warmup,
+            num_training_steps=stage.steps,
+        )
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.routers = router_parameters(self.model)
+        decay = settings.optimizer.ema
+        self.ema = Ema(self.trained, decay) if decay else None
+        empty = text_file(training.spec, "")
+        self.fixed = FixedClips(training.validation, empty, settings) if (
+            training.validation and settings.validation.loss_every
+        ) else None  # fmt: skip
+        salt = (settings.seed, index)
+        self.deal = Deal(clips, stage.batch, settings.seed * 1000 + index)
+        self.clips = Clips(
+            clips, empty, settings.data.text_tokens, salt, settings.objective.caption_dropout
+        )
+        self.done = 0
+
+    @property
+    def dit(self) -> nn.Module:
+        """The transformer inside what accelerate made of it."""
+        return unwrap(self.model)
+
+    def resume(self, path: Path, step: int) -> None:
+        """Go on from a checkpoint with `step` steps done."""
+        self.accelerator.load_state(path)
+        if self.ema is not None:
+            self.ema.load(path / f"ema-{self.accelerator.process_index}.safetensors")
+        self.schedule.last_epoch = step
+        self.done = step
+
+    def run(self) -> None:
+        """Do the steps that are left, then leave the stage's result."""
+        settings, stage = self.training.settings, self.stage
+        if self.done == 0:
+            self._look(0)
+        bar = tqdm(
+            total=stage.steps,
+            initial=self.done,
+            desc=stage.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        drawn = self._batches()
+        for step in range(self.done + 1, stage.steps + 1):
+            start = time.perf_counter()
+            row = self._step(step, drawn)
+            self.done = step
+            if step % settings.log.every == 0 or step == stage.steps:
+                self._log({**row, **self._cost(start)})
+            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+            bar.update()
+            self._look(step)
+            if step % settings.save.every == 0 or step == stage.steps:
+                self.save()
+        bar.close()
+        self._leave()
+
+    def _batches(self) -> Iterator[Batch]:
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        each = self.stage.accumulate * ranks
+        loader = batches(
+            self.clips,
+            self.deal,
+            first=self.done * each,
+            count=(self.stage.steps - self.done) * each,
+            rank=rank,
+            ranks=ranks,
+            workers=self.training.settings.workers,
+        )
+        return iter(loader)
+
+    def _step(self, step: int, drawn: Iterator[Batch]) -> dict[str, Any]:
+        """One step of the optimizer. Returns its row of the log."""
+        settings, accelerator = self.training.settings, self.accelerator
+        parts: list[Losses] = []
+        sources: list[str] = []
+        for _ in range(self.stage.accumulate):
+            batch = next(drawn).to(accelerator.device)
+            sources += batch.sources
+            with accelerator.accumulate(self.model), accelerator.autocast():
+                found = losses(self.model, batch, settings.objective.shift)
+                accelerator.backward(found.total(settings.objective.balance))
+            parts.append(found)
+        velocity = torch.stack([part.velocity.detach() for part in parts]).mean()
+        self._refuse_nan(velocity, step, sources)
+        lr = self.optimizer.param_groups[0]["lr"]
+        norms = self._update()
+        row: dict[str, Any] = {"stage": self.index, "step": step}
+        row["loss"] = accelerator.reduce(velocity, "mean").item()
+        if parts[-1].balance is not None:
+            balance = torch.stack([part.balance.detach() for part in parts]).mean()
+            row["balance"] = accelerator.reduce(balance, "mean").item()
+        row |= {"lr": lr, **norms}
+        return {**row, **group_load(parts[-1].routings)}
+
+    def _refuse_nan(self, loss: Tensor, step: int, sources: list[str]) -> None:
+        bad = accelerator_sum(self.accelerator, ~torch.isfinite(loss))
+        if not bad:
+            return
+        named = gather_object([] if torch.isfinite(loss) else sources)
+        raise TrainingError(
+            f"the loss of step {step} in stage {self.stage.name!r} is not a number, on "
+            f"{', '.join(named)}; look at these clips or lower the learning rate, and start "
+            f"again{self.training.checkpoints.safe()}."
+        )
+
+    def _update(self) -> dict[str, float]:
+        """Step the optimizer. Returns gradient norms as they were before clipping."""
+        clip = self.training.settings.optimizer.clip
+        self.accelerator.unscale_gradients()
+        routers = [p.grad for p in self.routers if p.grad is not None]
+        router_norm = torch.nn.utils.get_total_norm(routers) if routers else None
+        norm = self.accelerator.clip_grad_norm_(self.trained, clip or float("inf"))
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step()
+        norms = {"grad_norm": _number(norm)}
+        return norms if router_norm is None else {**norms, "router_grad_norm": _number(router_norm)}
+
+    def _look(self, step: int) -> None:
+        """The validation loss and the films that are due after `step` steps."""
+        wanted, ema = self.training.settings.validation, self.ema
+        loss_due = self.fixed is not None and step % wanted.loss_every == 0
+        film_due = step > 0 and wanted.every and step % wanted.every == 0
+        if not (loss_due or film_due):
+            return
+        self.dit.eval()
+        with ema.applied() if ema and step else nullcontext(), self.accelerator.autocast():
+            if loss_due:
+                self._validate(step)
+            for film in self.training.films if film_due else ():
+                name = f"{self.index:02d}-{step:08d}-{film.name}.mp4"
+                path = self.training.folder / "films" / name
+                main = self.accelerator.is_main_process
+                render(film, self.dit, self.training.settings, path if main else None,
+                       self.accelerator.device)  # fmt: skip
+        self.dit.train()
+
+    def _validate(self, step: int) -> None:
+        device = self.accelerator.device
+        row = {"stage": self.index, "step": step, "validation": self.fixed.loss(self.dit, device)}
+        if step == 0 and self.config is not None:
+            row["dense"] = self.fixed.loss(self.dit, device, dense=True)
+        self._log(row)
+        if not self.accelerator.is_main_process or self.config is None:
+            return
+        earlier = [r for r in self.training.journal.rows()
+                   if r["stage"] == self.index and "validation" in r]  # fmt: skip
+        dense = earlier[0].get("dense")
+        if dense is None:
+            return
+        if step == 0:
+            share = row["validation"] / dense
+            print(f"{self.stage.name}: loss {row['validation']:.4f}, {share:.2f} x the dense loss")
+        back = [r["step"] for r in earlier if r["validation"] <= dense]
+        if back == [step]:
+            print(f"{self.stage.name}: back at the dense loss after {step} steps", flush=True)
+
+    def _cost(self, start: float) -> dict[str, float]:
+        cost = {"seconds": round(time.perf_counter() - start, 4)}
+        if self.accelerator.device.type == "cuda":
+            cost["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+        return cost
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.training.journal.add(row)
+        past = sum(stage.steps for stage in self.training.settings.stages[: self.index])
+        self.accelerator.log(numbers(row), step=past + row["step"])
+
+    def save(self) -> None:
+        """Write a checkpoint. Raises TrainingError when there is no room for it."""
+        accelerator, checkpoints = self.accelerator, self.training.checkpoints
+        progress = Progress(self.index, self.done, self.training.settings.for_resume())
+        if accelerator.is_main_process:
+            checkpoints.begin(progress, self._size())
+        accelerator.wait_for_everyone()
+
+        def write(part: Path) -> None:
+            accelerator.save_state(part)
+            if self.ema is not None:
+                self.ema.save(part / f"ema-{accelerator.process_index}.safetensors")
+
+        checkpoints.guarded(progress, write)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            checkpoints.complete(progress)
+        accelerator.wait_for_everyone()
+
+    def _size(self) -> int:
+        """About the bytes of a checkpoint: all weights, two or three numbers per trained one."""
+        weights = sum(p.numel() * p.element_size() for p in self.dit.parameters())
+        trained = sum(p.numel() for p in self.trained)
+        return weights + trained * 4 * (3 if self.ema else 2)
+
+    def _leave(self) -> None:
+        """Write the stage's model, and after the last stage what people use."""
+        with self.ema.applied() if self.ema else nullcontext():
+            state = self.accelerator.get_state_dict(self.model)
+            if self.accelerator.is_main_process:
+                self._write_results(state)
+
+    def _write_results(self, state: dict[str, Tensor]) -> None:
+        training, settings = self.training, self.training.settings
+        scale = settings.lora.alpha / settings.lora.rank
+        whole, routers = model_state(state, scale), router_state(state)
+
+        def leave(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_model(path, tensors, self.config, dtype, training.metadata)
+
+        if self.index < len(settings.stages) - 1:
+            leave(training.result(self.index), whole, torch.float32)
+            return
+        dtype = DTYPES[settings.save.dtype]
+        leave(training.folder / "model.safetensors", whole, dtype)
+        if routers:
+            leave(training.folder / "routers.safetensors", routers, dtype)
+        if lora := lora_state(state, scale):
+            leave(training.folder / "adapter.safetensors", {**routers, **lora}, dtype)
+
+
+def accelerator_sum(accelerator: Accelerator, flag: Tensor) -> int:
+    """How many processes raise a flag."""
+    return int(accelerator.reduce(flag.float(), "sum").item())
+
+
+def metadata(settings: Settings, revision: str) -> dict[str, str]:
+    """What every file of weights says about its making."""
+    text = json.dumps({"revision": revision, "settings": settings.model_dump(mode="json")})
+    return {"moga_training": text}
+
+
+def _number(value: Any) -> float:
+    full = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return float(full)

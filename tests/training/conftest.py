@@ -1,0 +1,90 @@
+"""Tiny models and videos in real files."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("pydantic")
+
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import save_file
+from transformers import UMT5Config, UMT5EncoderModel
+
+from moga.hosts.diffusers import wan_state_dict
+from moga.video import VideoWriter
+
+TEXT_WIDTH, FPS, SIZE = 32, 8, 32
+LENGTHS = (17, 21, 9)  # frames of the videos
+
+
+def moving_square(frames: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
+    """uint8 (frames, size, size, 3): a bright square that moves over a dark ground."""
+    random = np.random.default_rng(seed)
+    video = np.full((frames, size, size, 3), random.integers(0, 60, 3), np.uint8)
+    colour = random.integers(150, 255, 3)
+    for i, frame in enumerate(video):
+        left = (i * 2 + seed) % (size - 8)
+        frame[8:16, left : left + 8] = colour
+    return video
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> Path:
+    with VideoWriter(path, frames.shape[2], frames.shape[1], fps) as video:
+        video.write(frames)
+    return path
+
+
+def make_tokenizer() -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a square moves to the right", "close up of a square"]),
+        model_writer=model,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three videos, rows.jsonl and models; not to be changed."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = []
+    for seed, frames in enumerate(LENGTHS):
+        write_video(folder / f"{seed}.mp4", moving_square(frames, seed))
+        shots = [{"start": 0, "caption": f"wide {seed}"}, {"start": 5 / FPS, "caption": "close"}]
+        rows.append({"video": f"{seed}.mp4", "global": "square", "shots": shots})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(AutoencoderKLWan(base_dim=8).state_dict(), folder / "vae.safetensors")
+        dit = WanTransformer3DModel(
+            num_attention_heads=1,
+            attention_head_dim=128,
+            num_layers=2,
+            ffn_dim=64,
+            text_dim=TEXT_WIDTH,
+            freq_dim=64,
+        )
+        save_file(wan_state_dict(dit), folder / "wan.safetensors")
+        config = UMT5Config(
+            vocab_size=512, d_model=TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+        )
+        encoder = UMT5EncoderModel(config)
+    tensors = {k: t for k, t in encoder.state_dict().items() if k != "encoder.embed_tokens.weight"}
+    tensors["spiece_model"] = torch.frombuffer(bytearray(make_tokenizer()), dtype=torch.uint8)
+    save_file(tensors, folder / "umt5.safetensors")
+    return folder

@@ -1,0 +1,417 @@
+"""`python -m moga.train` on real files with tiny models: what it leaves, and what stops it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from moga.checkpoint import read_header
+from moga.hosts.diffusers import ShotCall, load_wan, moga_config
+from moga.train import main
+from moga.training.checkpoints import PROGRESS, Checkpoints
+
+CONFIG = """
+seed = 3
+workers = 0
+[data]
+rows = "rows.jsonl"
+validation_rows = "rows.jsonl"
+vae = "vae.safetensors"
+text_encoder = "umt5.safetensors"
+width = 32
+height = 32
+fps = 8
+text_tokens = 12
+dtype = "fp32"
+[model]
+file = "wan.safetensors"
+[moga]
+groups = 3
+[optimizer]
+precision = "no"
+ema = 0.9
+warmup = 2
+[validation]
+loss_every = 4
+loss_clips = 2
+[save]
+every = 3
+keep_last = 2
+dtype = "fp32"
+[[stages]]
+name = "routers"
+train = "routers"
+steps = 4
+seconds = 1
+lr = 1e-2
+[[stages]]
+name = "full"
+train = "full"
+steps = 6
+seconds = 2
+lr = 1e-3
+router_lr = 1e-2
+accumulate = 2
+"""
+STEPS = {"routers": 4, "full": 6}
+
+
+@pytest.fixture
+def project(files, tmp_path):
+    """A folder with videos, rows, models and CONFIG."""
+    for path in files.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "cache").unlink(missing_ok=True)
+    (tmp_path / "config.toml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    """A training that nothing disturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    for path in files.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "config.toml").write_text(CONFIG)
+    assert main([str(folder / "config.toml")]) == 0
+    return folder
+
+
+def train(project, *words):
+    return main([str(project / "config.toml"), *words])
+
+
+def log(project):
+    """The rows of a training's log, without what a machine takes."""
+    rows = map(json.loads, (project / "training" / "log.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def weights(project, name="model.safetensors"):
+    return load_file(project / "training" / name)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def refused(project, capsys, *words):
+    capsys.readouterr()
+    assert train(project, *words) == 2
+    return capsys.readouterr().err
+
+
+# What it leaves
+
+
+def test_every_step_is_logged_with_what_the_routers_do(trained):
+    rows = [row for row in log(trained) if "loss" in row]
+    assert [(r["stage"], r["step"]) for r in rows] == [
+        (stage, step + 1) for stage, n in enumerate(STEPS.values()) for step in range(n)
+    ]
+    for row in rows:
+        assert len(row["load_max"]) == len(row["gate"]) == 2  # layers
+        assert all(1 / 3 <= share <= 1 for share in row["load_max"])
+        assert row["router_grad_norm"] > 0 and row["balance"] > 0
+    assert [r["lr"] for r in rows[:4]] == pytest.approx([0, 5e-3, 1e-2, 1e-2])
+    looks = [row for row in log(trained) if "validation" in row]
+    assert [(r["stage"], r["step"]) for r in looks] == [(0, 0), (0, 4), (1, 0), (1, 4)]
+    assert all("dense" in row for row in looks if row["step"] == 0)
+
+
+def test_the_model_is_one_file_that_both_hosts_load(trained):
+    path = trained / "training" / "model.safetensors"
+    shapes, metadata = read_header(path)
+    assert shapes["blocks.1.self_attn.router.weight"] == (3, 128)
+    assert shapes["blocks.0.self_attn.q.weight"] == (128, 128)
+    assert json.loads(metadata["moga"])["groups"] == 3
+    about = json.loads(metadata["moga_training"])
+    assert about["settings"]["seed"] == 3 and about["revision"].startswith("moga ")
+    assert moga_config(load_wan(path)).groups == 3
+    saved = json.loads((trained / "training" / "settings.json").read_text())
+    assert saved["settings"]["stages"][1]["steps"] == 6 and saved["revision"]
+
+
+def test_a_router_file_goes_on_the_model_it_belongs_to(trained):
+    whole = trained / "training" / "model.safetensors"
+    routers = load_wan(
+        trained / "wan.safetensors", routers=trained / "training/routers.safetensors"
+    )
+    expected = load_wan(whole)
+    assert moga_config(routers) == moga_config(expected)
+    pairs = zip(routers.named_parameters(), expected.named_parameters(), strict=True)
+    same = {name: torch.equal(a, b) for (name, a), (_, b) in pairs}
+    assert all(same[name] for name in same if ".router." in name)
+
+
+def test_a_stage_trains_what_it_says(trained):
+    before = load_file(trained / "wan.safetensors")
+    between = weights(trained, "stages/00-routers.safetensors")
+    after = weights(trained)
+    assert all(torch.equal(before[k], between[k]) for k in before)
+    moved = {k for k in between if not torch.equal(between[k], after[k])}
+    assert {"blocks.0.self_attn.q.weight", "blocks.1.self_attn.router.bias", "head.head.weight",
+            "blocks.0.ffn.0.weight", "text_embedding.0.weight"} <= moved  # fmt: skip
+
+
+def test_checkpoints_are_thinned_out(trained):
+    names = [path.name for path in Checkpoints(trained / "training/checkpoints", 2).all()]
+    assert names == ["01-00000003", "01-00000006"]
+
+
+def test_the_average_lags_behind(project, trained):
+    assert train(project, "--optimizer.ema", "0") == 0
+    start = load_file(project / "wan.safetensors")["blocks.0.self_attn.q.weight"]
+    key = "blocks.0.self_attn.q.weight"
+    far, near = (weights(p)[key].sub(start).norm() for p in (project, trained))
+    assert 0 < near < far
+
+
+def test_a_lora_stage_leaves_adapter_and_merged_model(project):
+    words = ["--stages.1.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
+    assert train(project, *words) == 0
+    folder = project / "training"
+    adapter = load_file(folder / "adapter.safetensors")
+    assert any(k.startswith("diffusion_model.blocks.0.self_attn.q.lora_A") for k in adapter)
+    with safe_open(folder / "adapter.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["moga"])["groups"] == 3
+    merged = load_wan(folder / "model.safetensors")
+    beside = load_wan(project / "wan.safetensors", routers=folder / "adapter.safetensors")
+    plain = load_wan(project / "wan.safetensors", routers=folder / "routers.safetensors")
+    found = [velocity(dit) for dit in (merged, beside, plain)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], found[2], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def velocity(dit):
+    make = torch.Generator().manual_seed(0)
+    return dit(
+        torch.randn(1, 16, 3, 4, 4, generator=make),
+        torch.tensor([500.0]),
+        torch.randn(1, 24, dit.config.text_dim, generator=make),
+        attention_kwargs={"moga": ShotCall((0, 1), 3, ((0, 12), (12, 24)))},
+    ).sample
+
+
+def test_a_dense_training_has_no_routers(project):
+    words = ["--model.attention", "dense", "--stages.0.train", "full"]
+    assert train(project, *words) == 0
+    assert not any("router" in key for key in weights(project))
+    assert all("balance" not in row for row in log(project))
+
+
+def test_a_new_model_from_sizes(project):
+    text = (project / "config.toml").read_text().replace('file = "wan.safetensors"', "")
+    (project / "config.toml").write_text(text)
+    sizes = {"heads": 1, "layers": 1, "ffn": 64, "text": 32}
+    words = [w for k, v in sizes.items() for w in (f"--model.scratch.{k}", str(v))]
+    assert train(project, *words) == 0
+    assert load_wan(project / "training/model.safetensors").config.num_layers == 1
+
+
+def test_films_on_the_way(project):
+    (project / "look.txt").write_text("[5f] one\n[4f] two")
+    words = ["--validation.every", "3", "--validation.scripts", f'["{project}/look.txt"]']
+    assert train(project, *words, "--validation.steps", "2") == 0
+    films = sorted(path.name for path in (project / "training/films").iterdir())
+    assert films == ["00-00000003-look.mp4", "01-00000003-look.mp4", "01-00000006-look.mp4"]
+
+
+def test_another_number_of_groups_in_a_later_stage(project):
+    assert train(project, "--stages.1.groups", "2") == 0
+    assert weights(project)["blocks.0.self_attn.router.weight"].shape == (2, 128)
+
+
+# Going on
+
+
+def cut_off(project, after):
+    """Kill a training, with no chance to clean up, once its log has `after` rows."""
+    journal = project / "training" / "log.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "moga.train", str(project / "config.toml")])
+    try:
+        deadline = time.monotonic() + 300
+        while not (journal.exists() and journal.read_text().count("\n") >= after):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("after", [3, 7, 12])
+def test_a_killed_training_goes_on_bit_for_bit(project, trained, after):
+    cut_off(project, after)
+    assert not (project / "training/model.safetensors").exists()
+    assert train(project) == 0
+    assert log(project) == log(trained)
+    assert equal(weights(project), weights(trained))
+
+
+def test_started_again_when_done_it_leaves_the_same(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    before = log(project)
+    assert train(project) == 0
+    assert log(project) == before
+    assert equal(weights(project), weights(trained))
+
+
+def test_more_steps_can_be_asked_for(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    assert train(project, "--stages.1.steps", "8") == 0
+    rows = log(project)
+    assert rows[: len(log(trained))] == log(trained)
+    assert [row["step"] for row in rows if "loss" in row][-2:] == [7, 8]
+
+
+def test_a_half_written_checkpoint_is_never_loaded(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    folder = project / "training" / "checkpoints"
+    last = folder / "01-00000006"
+    last.rename(folder / ".01-00000006.part")
+    (folder / ".01-00000006.part" / PROGRESS).unlink()
+    (folder / ".01-00000006.part" / "model.safetensors").write_bytes(b"half")
+    assert train(project) == 0
+    assert log(project) == log(trained)
+    assert equal(weights(project), weights(trained))
+
+
+def test_other_settings_do_not_continue_a_training(project, trained, capsys):
+    shutil.copytree(trained / "training", project / "training")
+    message = refused(project, capsys, "--stages.1.lr", "5")
+    assert "stages.1.lr = 0.001, now it is 5.0" in message and "another save.folder" in message
+
+
+# What stops it
+
+
+def test_a_loss_that_is_not_a_number(project, trained, capsys):
+    shutil.copytree(trained / "cache", project / "cache", dirs_exist_ok=True)
+    poison(project)
+    message = refused(project, capsys)
+    assert "the loss of step" in message and "is not a number" in message
+    assert ".mp4, line" in message and "start again" in message
+    last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
+    state = load_file(last / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def poison(project):
+    """Make the long clips of the cache, which the second stage reads, not a number."""
+    for path in (project / "cache" / "latents").glob("*.safetensors"):
+        tensors = load_file(path)
+        if tensors["latent"].shape[1] > 3:
+            with safe_open(path, "pt") as file:
+                header = file.metadata()
+            save_file({"latent": tensors["latent"] * float("nan")}, path, header)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
+    """The system refuses to let a file grow beyond a size: ENOSPC's sibling, EFBIG."""
+    shutil.copytree(trained / "training", project / "training")
+    folder = project / "training" / "checkpoints"
+    shutil.rmtree(folder / "01-00000006")
+    limit = (folder / "01-00000003" / "model.safetensors").stat().st_size // 2
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from moga.train import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(main([{str(project / "config.toml")!r}]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 2, run.stderr
+    assert "the checkpoint of step 6 could not be written" in run.stderr
+    assert "it goes on from step 3" in run.stderr
+    assert [path.name for path in folder.iterdir()] == ["01-00000003"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.routers", "wan.safetensors"], "holds no MoGA routers"),
+        (
+            ["--model.routers", "file"],
+            "model.routers is 'file', but wan.safetensors holds no routers",
+        ),
+        (["--data.width", "33"], "data.width is 33; this model needs a multiple of 16"),
+        (["--data.vae", "wan.safetensors"], "is not a VAE of Wan, it looks like"),
+        (["--data.text_encoder", "vae.safetensors"], "is not a UMT5 text encoder"),
+        (["--model.file", "vae.safetensors"], "is not a Wan text-to-video"),
+        (["--data.rows", "nothing.jsonl"], "data.rows is nothing.jsonl, which is not there"),
+        (["--backend", "nothing"], "nothing"),
+        (["--moga.groups", "300"], "groups is 300"),
+        (["--log.trackers", '["wandb"]'], "log.trackers names 'wandb'"),
+        (["--optimizer.kind", "adamw8bit"], "which needs bitsandbytes"),
+        (["--stages.0.stps", "3"], "did you mean stages.0.steps?"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_costs_nothing(
+    project, capsys, monkeypatch, words, message
+):
+    monkeypatch.chdir(project)
+    found = refused(project, capsys, *words)
+    assert found.startswith("moga.train: ") and message in found
+    assert not (project / "cache").exists() and not (project / "training").exists()
+
+
+def test_routers_that_send_all_to_one_group(project, trained, capsys):
+    routers = load_file(trained / "training" / "routers.safetensors")
+    with safe_open(trained / "training" / "routers.safetensors", "pt") as file:
+        header = file.metadata()
+    path = project / "zero.safetensors"
+    save_file({key: torch.zeros_like(tensor) for key, tensor in routers.items()}, path, header)
+    assert "all zero" in refused(project, capsys, "--model.routers", str(path))
+    assert "3 groups and moga.groups is 4" in refused(
+        project, capsys, "--moga.groups", "4", "--model.routers",
+        str(trained / "training" / "routers.safetensors"),
+    )  # fmt: skip
+
+
+def test_check_says_what_would_be_trained(project, capsys):
+    assert train(project, "--check") == 0
+    said = capsys.readouterr().out
+    assert "stage full: 6 steps of 2 clips up to 2 s, trains full" in said
+    assert not (project / "training").exists() and not (project / "cache").exists()
+
+
+def test_cache_only(project):
+    assert train(project, "--cache-only") == 0
+    assert (project / "cache").exists() and not (project / "training" / "log.jsonl").exists()
+
+
+# Several processes
+
+
+def launch(project, *words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "moga.train", str(project / "config.toml"), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_train_as_one_that_accumulates(project, tmp_path_factory, files):
+    alone = tmp_path_factory.mktemp("alone")
+    for path in files.iterdir():
+        (alone / path.name).symlink_to(path)
+    (alone / "config.toml").write_text(CONFIG)
+    words = ["--stages.0.accumulate", "2", "--optimizer.ema", "0"]
+    assert train(alone, *words) == 0
+    run = launch(project, "--stages.1.accumulate", "1", "--optimizer.ema", "0")
+    assert run.returncode == 0, run.stderr
+    about = json.loads((project / "training" / "settings.json").read_text())
+    assert about["processes"] == 2
+    one, two = (load_wan(p / "training" / "model.safetensors") for p in (alone, project))
+    torch.testing.assert_close(velocity(two), velocity(one), rtol=1e-3, atol=1e-4)
+    for a, b in zip(log(alone), log(project), strict=True):
+        if "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
