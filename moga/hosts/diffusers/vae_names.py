@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .names import Shapes
@@ -31,6 +31,7 @@ _FIXED = {
         )
     },
 }
+_MOST_BLOCKS = 16  # on one side
 _UP_STAGE = 4  # three residual blocks and an upsampler in each stage of Wan 2.1's decoder
 
 # How the latents of Wan 2.2's VAE are normalised, per channel. (Wan 2.1's are diffusers' defaults.)
@@ -88,6 +89,22 @@ def vae_names(shapes: Shapes) -> dict[str, str]:
     nested = "decoder.upsamples.0.upsamples.0.residual.2.weight" in shapes
     rename = _nested_name if nested else _flat_name
     return {key: rename(key) for key in shapes}
+
+
+def wan_vae_names(names: Iterable[str]) -> dict[str, str]:
+    """Wan 2.1's name for each weight of an `AutoencoderKLWan`: the opposite of `vae_names`."""
+    layers = [f"residual.{at}" for at in _RESIDUAL]
+    layers += ["shortcut", "resample.1", "time_conv"]
+    blocks = [
+        f"{side}.{way}samples.{number}.{layer}"
+        for side, way in (("encoder", "down"), ("decoder", "up"))
+        for number in range(_MOST_BLOCKS)
+        for layer in layers
+    ]
+    leaves = ("weight", "bias", "gamma")
+    candidates = (f"{parent}.{leaf}" for parent in (*blocks, *_FIXED) for leaf in leaves)
+    by_name = {_flat_name(key): key for key in candidates}
+    return {name: by_name[name] for name in names}
 
 
 def _flat_name(key: str) -> str:

@@ -1,0 +1,198 @@
+"""Trains the demo's VAE: Wan 2.1's architecture with 16 channels, on storyboards drawn as needed.
+
+    python examples/demo_model/train_vae.py vae.safetensors --minutes 4 --device cuda
+
+The result is in Wan's own names, and its latents have the mean and deviation that every host
+assumes of Wan's, so it can stand wherever wan_2.1_vae does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from moga.data.storyboard import storyboard
+from moga.hosts.diffusers.vae_names import wan_vae_names
+
+SIZES = {"base_dim": 16, "z_dim": 16}
+FRAMES, CROP = 9, 96
+KL = 1e-5
+HELD_OUT_SEED = 10**6
+
+
+def main() -> None:
+    options = read_options()
+    torch.manual_seed(options.seed)
+    vae = AutoencoderKLWan(**SIZES).to(options.device)
+    train(vae, options)
+    vae.eval().float()
+    fold_statistics(vae, *latent_statistics(vae, options.check))
+    vae.to(torch.bfloat16).float()  # as it is saved
+    print(f"PSNR {psnr(vae, options.check):.2f} dB on held-out storyboards", flush=True)
+    if options.sheet:
+        write_sheet(vae, options.sheet)
+    save(vae, options.out)
+    print(f"wrote {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", type=int, default=24, help="storyboards to measure on")
+    parser.add_argument("--sheet", type=Path, help="picture of originals over reconstructions")
+    return parser.parse_args()
+
+
+class Clips(IterableDataset):
+    """Short square clips out of storyboards without end, uint8 (T, H, W, 3), cuts in some."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        info = torch.utils.data.get_worker_info()
+        worker = 0 if info is None else info.id
+        random = np.random.default_rng((self.seed, worker))
+        while True:
+            story = storyboard(int(random.integers(HELD_OUT_SEED)), shots=4, frames=61)
+            frames = np.concatenate(list(story.render()))
+            for start in random.integers(0, len(frames) - FRAMES + 1, size=5):
+                left = random.integers(0, story.width - CROP + 1)
+                clip = frames[start : start + FRAMES, :, left : left + CROP]
+                yield torch.from_numpy(clip.copy())
+
+
+def train(vae: AutoencoderKLWan, options: argparse.Namespace) -> None:
+    """Fit the VAE for so many minutes, the learning rate going down with the time that is left."""
+    cuda = options.device.startswith("cuda")
+    loader = DataLoader(
+        Clips(options.seed),
+        options.batch,
+        num_workers=options.workers,
+        pin_memory=cuda,
+        prefetch_factor=4 if options.workers else None,
+    )
+    optimizer = torch.optim.AdamW(vae.parameters(), options.lr, betas=(0.9, 0.95), weight_decay=0)
+    start = time.monotonic()
+    for step, clips in enumerate(loader, start=1):
+        share = (time.monotonic() - start) / (60 * options.minutes)
+        if share >= 1:
+            break
+        warm = min(1.0, step / 50)
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * warm * (0.5 + 0.5 * math.cos(math.pi * share))
+        video = as_video(clips.to(options.device, non_blocking=True))
+        with torch.autocast(options.device.partition(":")[0], torch.bfloat16, enabled=cuda):
+            posterior = vae.encode(video, return_dict=False)[0]
+            found = vae.decode(posterior.sample(), return_dict=False)[0].float()
+        loss = distance(found, video) + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 1:
+            rate = step / (time.monotonic() - start)
+            print(f"step {step}: loss {loss.item():.4f}, {rate:.2f} steps/s", flush=True)
+
+
+def distance(found: Tensor, video: Tensor) -> Tensor:
+    """Of pixels, and of the differences between neighbours, which keep edges sharp."""
+    off = found - video
+    edges = sum(off.diff(dim=d).abs().mean() for d in (-1, -2))
+    return off.abs().mean() + off.square().mean() + 0.5 * edges
+
+
+def as_video(clips: Tensor) -> Tensor:
+    """uint8 (B, T, H, W, 3) -> (B, 3, T, H, W), values -1 to 1."""
+    return clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def films(count: int, device: torch.device) -> Iterator[Tensor]:
+    """Held-out storyboards, (1, 3, 33, H, W) each."""
+    for seed in range(count):
+        story = storyboard(HELD_OUT_SEED + seed, shots=3, frames=33, held_out=True)
+        frames = np.concatenate(list(story.render()))
+        yield as_video(torch.from_numpy(frames)[None].to(device))
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLWan, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each latent channel, (z,) each."""
+    device = next(vae.parameters()).device
+    found = [vae.encode(film, return_dict=False)[0].mode() for film in films(count, device)]
+    channels = torch.cat(found).transpose(0, 1).flatten(1)
+    return channels.mean(1), channels.std(1)
+
+
+@torch.no_grad()
+def fold_statistics(vae: AutoencoderKLWan, mean: Tensor, std: Tensor) -> None:
+    """Give latents of this mean and deviation those of Wan's, leaving what is decoded the same.
+
+    Both ends of the latent are 1 x 1 x 1 convolutions, so scale and shift go into their weights.
+    """
+    wanted_mean, wanted_std = (
+        torch.tensor(values, device=mean.device)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    scale = wanted_std / std
+    shift = wanted_mean - mean * scale
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    z = len(mean)
+    into.weight[:z] *= scale.view(-1, 1, 1, 1, 1)
+    into.bias[:z] = into.bias[:z] * scale + shift
+    into.bias[z:] += 2 * scale.log()  # log-variances
+    out_of.bias -= (out_of.weight[:, :, 0, 0, 0] / scale) @ shift
+    out_of.weight /= scale.view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKLWan, count: int) -> float:
+    device = next(vae.parameters()).device
+    errors = [F.mse_loss(rebuilt(vae, film), film).item() for film in films(count, device)]
+    return 10 * math.log10(4 / np.mean(errors))
+
+
+@torch.no_grad()
+def rebuilt(vae: AutoencoderKLWan, film: Tensor) -> Tensor:
+    latent = vae.encode(film, return_dict=False)[0].mode()
+    return vae.decode(latent, return_dict=False)[0].clamp(-1, 1)
+
+
+def write_sheet(vae: AutoencoderKLWan, path: Path) -> None:
+    from PIL import Image
+
+    device = next(vae.parameters()).device
+    rows = []
+    for film in films(6, device):
+        pair = [film, rebuilt(vae, film)]
+        rows += [torch.cat([v[0, :, t] for t in (3, 11, 16, 28)], -1) for v in pair]
+    picture = torch.cat(rows, 1).permute(1, 2, 0).add(1).mul(127.5).round().byte()
+    Image.fromarray(picture.cpu().numpy()).save(path)
+
+
+def save(vae: AutoencoderKLWan, path: Path) -> None:
+    state = vae.state_dict()
+    names = wan_vae_names(state)
+    tensors = {names[n]: t.to(torch.bfloat16).cpu().contiguous() for n, t in state.items()}
+    save_file(tensors, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of the trainer, `python -m moga.train`."""
