@@ -22,7 +22,8 @@ from moga.data.storyboard import ACTIONS, CAMERAS, storyboard
 
 WIDTH, VOCABULARY = 128, 512
 SIZES = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-WORDS = (*COLOURS, *TEXTURES, *SHAPES, *PLACES)
+PHRASES = (*COLOURS, *TEXTURES, *SHAPES, *PLACES, *CAMERAS, *ACTIONS, "A The")
+WORDS = tuple(dict.fromkeys(word for phrase in PHRASES for word in phrase.split()))
 
 
 def main() -> None:

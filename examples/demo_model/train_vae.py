@@ -26,7 +26,7 @@ from moga.data.storyboard import storyboard
 from moga.hosts.diffusers.vae_names import wan_vae_names
 
 SIZES = {"base_dim": 16, "z_dim": 16}
-FRAMES, CROP = 9, 96
+FRAMES, FEWER = 17, 9  # of a clip; the first half of the training takes fewer
 KL = 1e-5
 HELD_OUT_SEED = 10**6
 
@@ -61,7 +61,7 @@ def read_options() -> argparse.Namespace:
 
 
 class Clips(IterableDataset):
-    """Short square clips out of storyboards without end, uint8 (T, H, W, 3), cuts in some."""
+    """Short clips out of storyboards without end, uint8 (T, H, W, 3), cuts in some."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -73,10 +73,8 @@ class Clips(IterableDataset):
         while True:
             story = storyboard(int(random.integers(HELD_OUT_SEED)), shots=4, frames=61)
             frames = np.concatenate(list(story.render()))
-            for start in random.integers(0, len(frames) - FRAMES + 1, size=5):
-                left = random.integers(0, story.width - CROP + 1)
-                clip = frames[start : start + FRAMES, :, left : left + CROP]
-                yield torch.from_numpy(clip.copy())
+            for start in random.integers(0, len(frames) - FRAMES + 1, size=4):
+                yield torch.from_numpy(frames[start : start + FRAMES])
 
 
 def train(vae: AutoencoderKLWan, options: argparse.Namespace) -> None:
@@ -98,6 +96,7 @@ def train(vae: AutoencoderKLWan, options: argparse.Namespace) -> None:
         warm = min(1.0, step / 50)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * warm * (0.5 + 0.5 * math.cos(math.pi * share))
+        clips = clips[:, : FEWER if share < 0.5 else FRAMES]
         video = as_video(clips.to(options.device, non_blocking=True))
         with torch.autocast(options.device.partition(":")[0], torch.bfloat16, enabled=cuda):
             posterior = vae.encode(video, return_dict=False)[0]
@@ -125,9 +124,9 @@ def as_video(clips: Tensor) -> Tensor:
 
 
 def films(count: int, device: torch.device) -> Iterator[Tensor]:
-    """Held-out storyboards, (1, 3, 33, H, W) each."""
+    """Held-out storyboards, (1, 3, 61, H, W) each."""
     for seed in range(count):
-        story = storyboard(HELD_OUT_SEED + seed, shots=3, frames=33, held_out=True)
+        story = storyboard(HELD_OUT_SEED + seed, shots=3, frames=61, held_out=True)
         frames = np.concatenate(list(story.render()))
         yield as_video(torch.from_numpy(frames)[None].to(device))
 
@@ -182,7 +181,7 @@ def write_sheet(vae: AutoencoderKLWan, path: Path) -> None:
     rows = []
     for film in films(6, device):
         pair = [film, rebuilt(vae, film)]
-        rows += [torch.cat([v[0, :, t] for t in (3, 11, 16, 28)], -1) for v in pair]
+        rows += [torch.cat([v[0, :, t] for t in (3, 16, 20, 58)], -1) for v in pair]
     picture = torch.cat(rows, 1).permute(1, 2, 0).add(1).mul(127.5).round().byte()
     Image.fromarray(picture.cpu().numpy()).save(path)
 
