@@ -259,7 +259,8 @@ def films(options: argparse.Namespace) -> dict[str, Any]:
             seen.append(read_film(film, story.frame_starts))
             ends = (*story.frame_starts[1:], len(film))
             pictures.append(np.concatenate([film[end - 3] for end in ends], 1))
-    sheet = np.concatenate([np.concatenate(pictures[i : i + 2], 1) for i in range(0, 12, 2)], 0)
+    rows = [np.concatenate(pictures[i : i + 2], 1) for i in range(0, min(12, len(pictures) - 1), 2)]
+    sheet = np.concatenate(rows or pictures, 0)
     Image.fromarray(sheet).save(options.child / "films.png")
     return scores(seen, [story.character.shape for story in stories])
 
