@@ -1,9 +1,11 @@
 """Trains the demo's VAE: Wan 2.1's architecture with 16 channels, on storyboards drawn as needed.
 
-    python examples/demo_model/train_vae.py vae.safetensors --minutes 4 --device cuda
+    python examples/demo_model/train_vae.py vae.safetensors --minutes 5 --device cuda
 
-The result is in Wan's own names, and its latents have the mean and deviation that every host
-assumes of Wan's, so it can stand wherever wan_2.1_vae does.
+It learns still pictures first, which is quick, from weights that look at no frame but the present
+one; then short clips, with all of its convolutions over time. The result is in Wan's own names, and
+its latents have the mean and deviation that every host assumes of Wan's, so it can stand wherever
+wan_2.1_vae does.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,8 @@ from moga.data.storyboard import storyboard
 from moga.hosts.diffusers.vae_names import wan_vae_names
 
 SIZES = {"base_dim": 16, "z_dim": 16}
-FRAMES, FEWER = 17, 9  # of a clip; the first half of the training takes fewer
+STILL = 64  # pixels of a square crop
+FRAMES = 9
 KL = 1e-5
 HELD_OUT_SEED = 10**6
 
@@ -34,8 +37,11 @@ HELD_OUT_SEED = 10**6
 def main() -> None:
     options = read_options()
     torch.manual_seed(options.seed)
-    vae = AutoencoderKLWan(**SIZES).to(options.device)
-    train(vae, options)
+    vae = AutoencoderKLWan(**SIZES)
+    inflate(vae)
+    vae.to(options.device)
+    train(vae, Stills(options.seed), 64, 0.6 * options.minutes, options)
+    train(vae, Clips(options.seed), 12, 0.4 * options.minutes, options)
     vae.eval().float()
     fold_statistics(vae, *latent_statistics(vae, options.check))
     vae.to(torch.bfloat16).float()  # as it is saved
@@ -49,10 +55,9 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=int, default=24, help="storyboards to measure on")
@@ -60,55 +65,138 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Clips(IterableDataset):
-    """Short clips out of storyboards without end, uint8 (T, H, W, 3), cuts in some."""
+@torch.no_grad()
+def inflate(vae: AutoencoderKLWan) -> None:
+    """Weights to begin with: every frame by itself, residual blocks and attention add nothing."""
+    for name, layer in vae.named_modules():
+        if name.endswith("time_conv"):  # halves or doubles the frames: drop one, or repeat
+            layer.weight.zero_()
+            layer.bias.zero_()
+            unit = torch.eye(layer.weight.shape[1])
+            layer.weight[:, :, -1, 0, 0] = unit.repeat(len(layer.weight) // len(unit), 1)
+        elif isinstance(layer, torch.nn.Conv3d) and layer.kernel_size[0] == 3:
+            layer.weight[:, :, :-1] = 0
+            layer.weight *= math.sqrt(3)
+        if name.endswith("conv2") or (name.endswith("proj") and "attentions" in name):
+            layer.weight.zero_()
+            layer.bias.zero_()
+
+
+class Drawn(IterableDataset):
+    """Parts of storyboards without end, uint8 (T, H, W, 3)."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __iter__(self) -> Iterator[Tensor]:
         info = torch.utils.data.get_worker_info()
-        worker = 0 if info is None else info.id
-        random = np.random.default_rng((self.seed, worker))
+        random = np.random.default_rng((self.seed, 0 if info is None else info.id))
         while True:
             story = storyboard(int(random.integers(HELD_OUT_SEED)), shots=4, frames=61)
             frames = np.concatenate(list(story.render()))
-            for start in random.integers(0, len(frames) - FRAMES + 1, size=4):
-                yield torch.from_numpy(frames[start : start + FRAMES])
+            yield from map(torch.from_numpy, self.parts(frames, random))
+
+    def parts(self, frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+        raise NotImplementedError
 
 
-def train(vae: AutoencoderKLWan, options: argparse.Namespace) -> None:
+class Stills(Drawn):
+    """Square crops of single frames."""
+
+    def parts(self, frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+        height, width = frames.shape[1:3]
+        for frame in frames[random.permutation(len(frames))[:40]]:
+            top = 8 * random.integers((height - STILL) // 8 + 1)
+            left = 8 * random.integers(2, (width - STILL) // 8 - 1)  # the middle, where it happens
+            yield frame[None, top : top + STILL, left : left + STILL]
+
+
+class Clips(Drawn):
+    """Whole frames, a few in a row, with a cut in some."""
+
+    def parts(self, frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+        for start in random.integers(0, len(frames) - FRAMES + 1, size=6):
+            yield frames[start : start + FRAMES]
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for convolutions: steps along the momentum's orthogonal part, kernels as matrices."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                step = gradient.lerp(momentum, group["momentum"]).flatten(1)
+                alike.setdefault(step.shape, []).append((parameter, step))
+            for shape, pairs in alike.items():
+                steps = orthogonal(torch.stack([step for _, step in pairs]))
+                scale = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
+                for (parameter, _), step in zip(pairs, steps, strict=True):
+                    parameter.add_(step.reshape(parameter.shape), alpha=-scale)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly the orthogonal factors of matrices (B, m, n), by Newton and Schulz' iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return x.mT if tall else x
+
+
+def train(
+    vae: AutoencoderKLWan, data: Drawn, batch: int, minutes: float, options: argparse.Namespace
+) -> None:
     """Fit the VAE for so many minutes, the learning rate going down with the time that is left."""
     cuda = options.device.startswith("cuda")
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
     loader = DataLoader(
-        Clips(options.seed),
-        options.batch,
+        data,
+        batch,
         num_workers=options.workers,
         pin_memory=cuda,
         prefetch_factor=4 if options.workers else None,
     )
-    optimizer = torch.optim.AdamW(vae.parameters(), options.lr, betas=(0.9, 0.95), weight_decay=0)
+    kernels = [p for p in vae.parameters() if p.ndim >= 4]
+    others = [p for p in vae.parameters() if p.ndim < 4]
+    optimizers = [Muon(kernels, options.lr), torch.optim.AdamW(others, options.lr / 10,
+                                                               weight_decay=0)]  # fmt: skip
     start = time.monotonic()
     for step, clips in enumerate(loader, start=1):
-        share = (time.monotonic() - start) / (60 * options.minutes)
+        share = (time.monotonic() - start) / (60 * minutes)
         if share >= 1:
             break
-        warm = min(1.0, step / 50)
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * warm * (0.5 + 0.5 * math.cos(math.pi * share))
-        clips = clips[:, : FEWER if share < 0.5 else FRAMES]
+        for optimizer, lr in zip(optimizers, (options.lr, options.lr / 10), strict=True):
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, step / 50) * (1 - share)
         video = as_video(clips.to(options.device, non_blocking=True))
         with torch.autocast(options.device.partition(":")[0], torch.bfloat16, enabled=cuda):
             posterior = vae.encode(video, return_dict=False)[0]
             found = vae.decode(posterior.sample(), return_dict=False)[0].float()
         loss = distance(found, video) + KL * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 1:
+        for parameter in kernels:  # a layer that this length does not use
+            parameter.grad = (
+                torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            )
+        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if step % 100 == 1:
             rate = step / (time.monotonic() - start)
-            print(f"step {step}: loss {loss.item():.4f}, {rate:.2f} steps/s", flush=True)
+            psnr = 10 * math.log10(4 / (found - video).square().mean().item())
+            what = type(data).__name__.lower()
+            print(f"{what} {step}: PSNR {psnr:.1f} dB, {rate:.2f} steps/s", flush=True)
 
 
 def distance(found: Tensor, video: Tensor) -> Tensor:
