@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import CheckpointError
 from moga.decode import to_uint8
 from moga.hosts.diffusers import decode_frames, load_vae
+from moga.hosts.diffusers.vae import encode_frames
 from moga.hosts.diffusers.vae_names import vae_names
 
 KINDS = ("2.1", "2.2")
@@ -144,3 +145,66 @@ def test_other_files_are_named(model_files, tmp_path):
         load_vae(tmp_path / "cut.safetensors")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         load_vae(tmp_path)
+
+
+# Encode
+
+
+def make_frames(count, height=32, width=48):
+    make = torch.Generator().manual_seed(count)
+    return torch.randint(0, 256, (count, height, width, 3), generator=make, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def encode_whole(vae, frames):
+    """The mean as `vae.encode` gives it, (1, C, t, h, w)."""
+    video = (frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(vae.dtype)
+    return vae.encode(video).latent_dist.mode()
+
+
+def latent_statistics(vae):
+    return (
+        torch.tensor(values).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 5, 13])
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoding_a_stream_is_encoding_the_whole_bit_for_bit(tiny, kind, count, dtype):
+    vae, frames = tiny.vae(kind).to(dtype), make_frames(count)
+    mean, std = latent_statistics(vae)
+    expected = (encode_whole(vae, frames).float() - mean) * (1 / std)
+    assert expected.std() > 0.01
+    for size in (1, 3, 100):
+        found = encode_frames(vae, frames.split(size), count)
+        assert found.dtype == torch.float32 and torch.equal(found, expected), size
+    assert "forward" not in vars(vae.encoder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_frames_undoes_the_normalisation_of_encode_frames(tiny, kind):
+    """To float rounding, which may carry a value over the edge of its 1/255."""
+    vae, frames = tiny.vae(kind), make_frames(9)
+    expected = vae.decode(encode_whole(vae, frames), return_dict=False)[0]
+    expected = to_uint8(expected[0].permute(1, 2, 3, 0) / 2 + 0.5)
+    assert expected.float().std() > 1
+    found = []
+    decode_frames(vae, encode_frames(vae, frames.split(4), 9), found.append)
+    assert (torch.cat(found).int() - expected.int()).abs().max() <= 1
+
+
+def test_what_cannot_be_encoded(tiny):
+    vae, frames = tiny.vae(), make_frames(9)
+    expected = encode_whole(vae, frames)
+    for count in (0, 4, 6):
+        with pytest.raises(ValueError, match=rf"^frames is {count}; .* cut the video"):
+            encode_frames(vae, frames.split(2), count)
+    with pytest.raises(ValueError, match="ended 4 too soon"):
+        encode_frames(vae, frames.split(3), 13)
+    assert torch.equal(encode_whole(vae, frames), expected)
+    vae.enable_tiling()
+    with pytest.raises(ValueError, match="disable_tiling"):
+        encode_frames(vae, frames.split(2), 9)

@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
+from moga.ffmpeg import find_ffmpeg
+from moga.formats import Encoder, ffv1
 from moga.hosts.diffusers import wan_state_dict
 from moga.video import VideoWriter
 
@@ -33,10 +38,28 @@ def moving_square(frames: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
     return video
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> Path:
-    with VideoWriter(path, frames.shape[2], frames.shape[1], fps) as video:
+def write_video(
+    path: Path, frames: np.ndarray, fps: float = FPS, encoder: Encoder | None = None
+) -> Path:
+    with VideoWriter(path, frames.shape[2], frames.shape[1], fps, encoder) as video:
         video.write(frames)
     return path
+
+
+def ffmpeg(*arguments: object) -> None:
+    command = [find_ffmpeg(), "-loglevel", "error", "-nostdin", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """Makers of videos: `lossless` and `mp4` from frames, `ffmpeg` from its own arguments."""
+
+    def lossless(path: Path, frames: np.ndarray, fps: float = FPS) -> Path:
+        return write_video(path, frames, fps, ffv1())
+
+    mp4: Callable[..., Path] = write_video
+    return SimpleNamespace(square=moving_square, lossless=lossless, mp4=mp4, ffmpeg=ffmpeg)
 
 
 def make_tokenizer() -> bytes:

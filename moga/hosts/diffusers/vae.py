@@ -122,8 +122,15 @@ def encode_frames(
     chunks: uint8 (T, H, W, 3), any number of frames each. frames: how many there are, 4n + 1.
     device: where the VAE computes, if it is offloaded.
     Returns (1, C, t, h, w) float32 on the CPU, normalised as the transformer sees them: the mean of
-    what `vae.encode` gives for the whole video.
+    what `vae.encode` gives for the whole video. Raises ValueError when `chunks` end too soon.
     """
+    if frames < 1 or frames % vae.config.scale_factor_temporal != 1:
+        raise ValueError(
+            f"frames is {frames}; this VAE encodes 4n + 1 of them, such as 1, 5 or 81, so cut the "
+            "video to that."
+        )
+    if vae.use_tiling:
+        raise ValueError("the VAE encodes in tiles, which changes the latents; disable_tiling.")
     weights = next(vae.parameters())
     device = device or weights.device
 
