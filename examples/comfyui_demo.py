@@ -1,15 +1,20 @@
-"""Runs the shared workflow, as it is, through the ComfyUI found: shot script to video, no browser.
+"""Runs the shared workflow through the ComfyUI found: shot script to video, no browser.
 
-The models are tiny and random, so the picture is noise; the graph, the nodes and ComfyUI are real.
+The graph, the nodes and ComfyUI are as they are; the model is the demo's, the script
+examples/demo.txt. ComfyUI tells the kind of model from the file and takes its sizes for granted,
+so while the files are loaded it is told the demo's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
@@ -17,6 +22,8 @@ sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 from harness.find import find_comfyuis  # noqa: E402
 
 OUT = ROOT / "demo"
+MODEL = ROOT / "examples" / "demo_model"
+SCRIPT = ROOT / "examples" / "demo.txt"
 WORKFLOW = ROOT / "workflows" / "moga_t2v_multishot.json"
 NONE_FOUND = (
     "No ComfyUI found, so the workflow was not run: set COMFYUI_PATH to a ComfyUI folder, or put "
@@ -39,20 +46,64 @@ def main() -> int:
     return 0
 
 
-def run_workflow(comfyui: Path, base: Path) -> Path:
-    """The video that the workflow leaves in ComfyUI's output folder."""
-    from harness import tiny
+def run_workflow(comfyui: Path, base: Path, **changes: Any) -> Path:
+    """The video that the workflow leaves in ComfyUI's output folder. changes: of widgets."""
     from harness.boot import boot
     from harness.graph import api_prompt
-    from harness.workflow import install_models, small
+    from harness.workflow import small
 
     comfy = boot(comfyui, base, ROOT)
-    install_models(comfy)
     prompt = api_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), comfy.nodes)
-    with tiny.small_models():
-        comfy.run(small(prompt, width=256, height=144, steps=2))
+    with as_small_as(install(comfy)):
+        script = SCRIPT.read_text(encoding="utf-8")
+        shown = {"width": 160, "height": 96, "steps": 20, "cfg": 3.0, "shift": 3.0, "text": ""}
+        comfy.run(small(prompt, **{**shown, "script": script, **changes}))
     (video,) = comfy.output_dir.rglob("*.mp4")
     return video
+
+
+def install(comfy: Any) -> dict[str, tuple[int, ...]]:
+    """Put the demo's files under the names that the workflow asks for. Returns their shapes."""
+    import torch
+    from harness.workflow import ENCODER, MOGA, VAE
+    from safetensors.torch import load_file, save_file
+
+    folders = {MOGA: "diffusion_models", VAE: "vae", ENCODER: "text_encoders"}
+    places = {name: comfy.models_dir / folder / name for name, folder in folders.items()}
+    for place in places.values():
+        place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(MODEL / "model.safetensors", places[MOGA])
+    shutil.copyfile(MODEL / "vae.safetensors", places[VAE])
+    encoder = load_file(MODEL / "text_encoder.safetensors")
+    # By the shape of this one, ComfyUI sees a UMT5-XXL.
+    marker = {"encoder.block.23.layer.1.DenseReluDense.wi_1.weight": torch.zeros(10240, 0)}
+    save_file({**encoder, **marker}, places[ENCODER])
+    found = {}
+    for name in ("model", "vae", "text_encoder"):
+        tensors = load_file(MODEL / f"{name}.safetensors")
+        found |= {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return found
+
+
+@contextlib.contextmanager
+def as_small_as(shapes: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    """Within it ComfyUI builds text encoder, VAE and Wan model in the sizes of these weights."""
+    import comfy.ldm.wan.model
+    import comfy.ldm.wan.vae
+    import comfy.text_encoders.t5
+    import pytest
+    from harness.tiny import resize
+
+    from moga.hosts.diffusers.text_encoder import umt5_config
+
+    t5 = umt5_config(shapes)
+    vae = {"dim": shapes["decoder.head.0.gamma"][0]}
+    text = {"text_dim": shapes["text_embedding.0.weight"][1]}
+    with pytest.MonkeyPatch.context() as patch:
+        resize(patch, comfy.text_encoders.t5, "T5", lambda config, *rest: (config | t5, *rest))
+        resize(patch, comfy.ldm.wan.vae, "WanVAE", lambda **config: config | vae)
+        resize(patch, comfy.ldm.wan.model, "WanModel", lambda **config: config | text)
+        yield
 
 
 def contact_sheet(video: Path) -> Path:

@@ -1,21 +1,41 @@
-"""`python -m moga.demo`, which `make demo` calls."""
+"""`python -m moga.demo`, which `make demo` calls, and the model that it comes with."""
 
+import av
+import numpy as np
+import pytest
 from PIL import Image
 
-from moga.demo import SCRIPT, main
+from moga.data.pixels import read_film
+from moga.data.storyboard import EVERYBODY, is_held_out
+from moga.demo import MODEL, SCRIPT, main
+from moga.hosts.diffusers import load_wan, moga_config
 from moga.shots import ShotList
 
 
-def test_the_demo_makes_a_film_and_says_that_it_is_noise(tmp_path, capsys):
-    script = tmp_path / "two.txt"
-    script.write_text("[5f] one\n[4f] two")
+@pytest.fixture
+def shots():
+    return ShotList.parse(SCRIPT.read_text(encoding="utf-8"), 16)
+
+
+def test_the_film_shows_one_character_in_every_shot(tmp_path, shots):
+    out = tmp_path / "demo"
     for _ in range(2):  # a second run replaces the first
-        assert main(["--out", str(tmp_path / "demo"), "--script", str(script)]) == 0
-    assert "random and untrained" in capsys.readouterr().out
-    assert (tmp_path / "demo" / "film.mp4").stat().st_size > 1000
-    assert Image.open(tmp_path / "demo" / "contact-sheet.png").width == 960
+        assert main(["--out", str(out), "--steps", "12"]) == 0
+    assert Image.open(out / "demo.png").width == 960
+    with av.open(str(out / "demo.mp4")) as file:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    assert len(frames) == shots.frames
+    seen = read_film(frames, shots.frame_starts)
+    assert [one.colour for one in seen] == ["red"] * 3
 
 
-def test_its_script_has_several_shots():
-    shots = ShotList.parse(SCRIPT.read_text(encoding="utf-8"), 16)
-    assert len(shots.shots) == 3 and shots.frames < 60
+def test_its_script_is_of_three_shots_and_a_character_kept_from_training(shots):
+    assert len(shots.shots) == 3
+    (who,) = (c for c in EVERYBODY if f"A {c}." == shots.global_caption)
+    assert is_held_out(who)
+
+
+def test_the_model_is_small_and_has_routers():
+    sizes = [path.stat().st_size for path in MODEL.glob("*.safetensors")]
+    assert len(sizes) == 3 and sum(sizes) < 25e6
+    assert moga_config(load_wan(MODEL / "model.safetensors")).groups == 5
