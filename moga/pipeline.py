@@ -29,10 +29,11 @@ class Pipeline:
         with VideoWriter(...) as video, Pipeline(video.write, stop=video.kill) as pipeline:
             pipeline.put(frames)
 
-    Leaving the block waits until all is written. Leaving it with an exception calls ``stop``, which
-    has to end a ``write`` that waits, and drops what is on its way. ``check`` is called while
-    ``put`` or the end wait; what it raises ends the waiting. What ``write`` raises is raised by the
-    next ``put``, or at the end.
+    Leaving the block waits until all is written and ``finish``, called after the last ``write``, is
+    done. Leaving it with an exception calls ``stop``, which has to end a ``write`` or ``finish``
+    that waits, and drops what is on its way. ``check`` is called while ``put`` or the end wait;
+    what it raises ends the waiting. What ``write`` or ``finish`` raises is raised by the next
+    ``put``, or at the end.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Pipeline:
         *,
         stop: Callable[[], None] = lambda: None,
         check: Callable[[], None] = lambda: None,
+        finish: Callable[[], None] = lambda: None,
         slots: int = SLOTS,
     ) -> None:
         self._write = write
         self._stop = stop
         self._check = check
+        self._finish = finish
         self._filled: SimpleQueue[HostSlot | CudaSlot | None] = SimpleQueue()
         self._empty: SimpleQueue[HostSlot | CudaSlot | None] = SimpleQueue()
         self._error: BaseException | None = None
@@ -75,6 +78,7 @@ class Pipeline:
         traceback: TracebackType | None,
     ) -> None:
         finished = False
+        self._dropped = error is not None
         self._filled.put(None)
         try:
             if error is None:
@@ -104,12 +108,17 @@ class Pipeline:
 
     def _work(self) -> None:
         while (slot := self._filled.get()) is not None:
-            if not self._dropped and self._error is None:
-                try:
-                    self._write(slot.read())
-                except BaseException as error:  # raised again in the thread that can act on it
-                    self._error = error
+            self._attempt(lambda slot=slot: self._write(slot.read()))
             self._empty.put(slot)
+        self._attempt(self._finish)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do what is still wanted; what it raises is raised again in the thread that can act."""
+        if not self._dropped and self._error is None:
+            try:
+                act()
+            except BaseException as error:
+                self._error = error
 
 
 def new_slot(device: torch.device) -> HostSlot | CudaSlot:

@@ -58,10 +58,11 @@ class ShotFiles:
             self._left -= len(now)
             if not self._left:
                 self._writer.finish()
+                self._writer = None
 
     def kill(self) -> None:
-        """End the encoder that is at work."""
-        if self._left:
+        """End the encoder that is at work, be it with its last frames."""
+        if self._writer is not None:
             self._writer.kill()
 
     def __exit__(self, *error) -> bool | None:

@@ -65,14 +65,51 @@ def test_no_more_chunks_than_slots_are_on_their_way():
     assert on_the_way == 0 and most <= 2 + 1  # one is counted by the time its write has ended
 
 
-def test_making_and_writing_overlap():
-    took = 0.03
-    with Pipeline(lambda frames: time.sleep(took)) as pipeline:
-        start = time.perf_counter()
-        for frames in chunks(12):
-            time.sleep(took)
+def test_the_next_frames_are_made_while_these_are_written():
+    made = threading.Event()
+    with Pipeline(lambda frames: made.wait(10)) as pipeline:
+        first, second = chunks(2)
+        pipeline.put(first)  # returns although its write cannot end yet
+        made.set()
+        pipeline.put(second)
+
+
+def test_the_end_is_reached_after_the_last_write():
+    done = []
+    with Pipeline(lambda f: done.append(len(f)), finish=lambda: done.append("end")) as pipeline:
+        for frames in chunks(3):
             pipeline.put(frames)
-    assert time.perf_counter() - start < 12 * took * 2 * 0.85
+    assert done == [2, 2, 2, "end"]
+
+
+def test_nothing_is_finished_after_a_failure():
+    done = []
+    with (
+        pytest.raises(KeyError, match="out of luck"),
+        Pipeline(lambda frames: None, finish=lambda: done.append("end")) as pipeline,
+    ):
+        pipeline.put(chunks(1)[0])
+        raise KeyError("out of luck")
+    assert done == []
+
+
+def test_check_ends_waiting_for_an_end_that_hangs():
+    stopped, ending = threading.Event(), threading.Event()
+
+    def finish():
+        ending.set()
+        assert stopped.wait(10)
+
+    def check():
+        if ending.is_set():
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Pipeline(lambda f: None, stop=stopped.set, check=check, finish=finish) as pipeline,
+    ):
+        pipeline.put(chunks(1)[0])
+    assert stopped.is_set()
 
 
 def test_failing_write_ends_the_making():

@@ -1,8 +1,11 @@
 """Video files: what a separate reader (PyAV) finds in them, and what failures leave behind."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,6 +13,8 @@ import numpy as np
 import pytest
 
 from moga.formats import h264
+from moga.metadata import Chapter
+from moga.shotfiles import ShotFiles
 from moga.video import VideoError, VideoWriter, frame_rate
 
 av = pytest.importorskip("av", reason="PyAV reads the written videos back: pip install av")
@@ -40,6 +45,37 @@ def processes():
     """Ids of this process's children."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return file.read().split()
+
+
+class Stuck(VideoWriter):
+    """Its ffmpeg takes what it is given and never ends."""
+
+    def __enter__(self):
+        super().__enter__()
+        os.kill(self._process.pid, signal.SIGSTOP)
+        return self
+
+
+def test_a_shot_can_be_killed_while_its_encoder_ends(tmp_path):
+    chapter = Chapter(0, 8, "one")
+    shots = ShotFiles([chapter], lambda number, _: Stuck(tmp_path / "1.mp4", 48, 32, 16))
+    errors = []
+
+    def write_all():
+        try:
+            with shots:
+                shots.write(pictures(8))
+        except VideoError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write_all)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while thread.is_alive() and time.monotonic() < deadline:
+        shots.kill()
+        thread.join(0.05)
+    assert not thread.is_alive() and len(errors) == 1
+    assert os.listdir(tmp_path) == [] and processes() == []
 
 
 def test_frames_come_back_in_order(tmp_path):

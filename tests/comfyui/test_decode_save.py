@@ -1,8 +1,10 @@
 """Chunked VAE Decode to Video: what is saved, and that nothing sampled is lost when it fails."""
 
+import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 from collections import namedtuple
 from types import SimpleNamespace
@@ -175,6 +177,31 @@ def test_too_small_a_disk_is_refused_first(comfy, vae, latent, monkeypatch):
     message = failure(comfy, vae, latent, "small")
     assert re.search(r"small has 1 MB free and about \d+ MB are needed", message)
     assert os.listdir(comfy.output_dir / "small") == []
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """What a full disk is to a program: the system refuses to let a file grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_disk_that_is_full_before_the_latent_is_saved(comfy, vae, latent):
+    with files_of_at_most(10_000):
+        message = failure(comfy, vae, latent, "no_latent")
+    assert "can't be saved to" in message and "still in ComfyUI's cache" in message
+    assert os.listdir(comfy.output_dir / "no_latent") == []
+
+
+def test_disk_that_is_full_in_mid_run(comfy, vae, latent):
+    with files_of_at_most(100_000):  # the latent is smaller, the video larger
+        message = failure(comfy, vae, latent, "full", format="ffv1")
+    assert "ffmpeg stopped with code" in message and "Load Latent" in message
+    assert os.listdir(comfy.output_dir / "full") == ["a_00001_.latent"]
 
 
 def test_output_folder_that_cannot_be_written_to(comfy, vae, latent):

@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ...video import VideoError
@@ -43,7 +44,10 @@ def kept_latent(
 
 
 def save_latent(path: Path, latent: Tensor, metadata: Mapping[str, str]) -> None:
-    """Write ComfyUI's .latent format, under a temporary name until it is complete."""
+    """Write ComfyUI's .latent format, under a temporary name until it is complete.
+
+    Raises OSError when there is no room for it.
+    """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     tensors = {
         "latent_tensor": latent.cpu().contiguous(),
@@ -52,10 +56,17 @@ def save_latent(path: Path, latent: Tensor, metadata: Mapping[str, str]) -> None
     try:
         comfy.utils.save_torch_file(tensors, str(partial), metadata=dict(metadata) or None)
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        raise OSError(
+            f"The latent can't be saved to {path} ({error}); free some space and queue again. What "
+            "was sampled is still in ComfyUI's cache."
+        ) from error
     except BaseException:
-        partial.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def way_on(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +48,9 @@ def reserve_name(prefix: str, width: int, height: int) -> OutputName:
                 prefix, output, width, height
             )
             taken = OutputName(Path(folder), f"{name}_{counter:05}_", subfolder)
-            taken.latent.touch(exist_ok=False)
-            return taken
-        except FileExistsError:
-            if not Path(folder).is_dir():
-                raise
+            with suppress(FileExistsError):  # somebody took it just now
+                taken.latent.touch(exist_ok=False)
+                return taken
         except OSError as error:
             raise OSError(
                 f"Nothing can be written under {output} ({error}); make that folder writable and "

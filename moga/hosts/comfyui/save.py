@@ -109,9 +109,8 @@ def _write(
             shots.kill()
 
         check = comfy.model_management.throw_exception_if_processing_interrupted
-        with Pipeline(write, stop=stop, check=check) as pipeline:
+        with Pipeline(write, stop=stop, check=check, finish=video.finish) as pipeline:
             progress = decode_frames(vae, decode, pipeline.put, still.take)
-        video.finish()
     logging.info("%s: %s", path, progress)
     return SavedVideo(path, tuple(shot_paths), name.subfolder, still.take())
 
