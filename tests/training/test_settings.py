@@ -1,11 +1,14 @@
 """Settings of a training, from TOML and the command line."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moga.training.read_settings import SettingsError, names, read_settings
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 BASE = """
 [data]
 rows = "rows.jsonl"
@@ -110,3 +113,8 @@ def test_what_a_checkpoint_is_bound_to(config):
     same = read_settings(config, ["--save.keep_last", "9", "--stages.0.steps", "7"])
     other = read_settings(config, ["--stages.0.lr", "1"])
     assert settings.for_resume() == same.for_resume() != other.for_resume()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_settings(path):
+    assert read_settings(path).stages
