@@ -189,6 +189,7 @@ def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("torch", "diffusers", "accelerate", "peft")},
         "processes": training.accelerator.num_processes,
+        "distributed": training.accelerator.distributed_type.value,
         "device": _device(training.accelerator.device),
         "settings": settings.model_dump(mode="json"),
     }

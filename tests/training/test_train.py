@@ -64,6 +64,14 @@ accumulate = 2
 STEPS = {"routers": 4, "full": 6}
 
 
+@pytest.fixture(autouse=True)
+def new_process():
+    """accelerate settles on a precision once per process; here many trainings share one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture
 def project(files, tmp_path):
     """A folder with videos, rows, models and CONFIG."""
@@ -224,6 +232,24 @@ def test_films_on_the_way(project):
     assert train(project, *words, "--validation.steps", "2") == 0
     films = sorted(path.name for path in (project / "training/films").iterdir())
     assert films == ["00-00000003-look.mp4", "01-00000003-look.mp4", "01-00000006-look.mp4"]
+
+
+def test_half_precision_keeps_routers_and_trained_weights_wide(project):
+    words = ["--optimizer.precision", "bf16", "--optimizer.ema", "0", "--save.dtype", "bf16"]
+    assert train(project, *words) == 0
+    found = weights(project)
+    assert found["blocks.0.self_attn.q.weight"].dtype == torch.bfloat16
+    assert found["blocks.0.self_attn.router.weight"].dtype == torch.float32
+    last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
+    state = load_file(last / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert all(row["loss"] < 10 for row in log(project) if "loss" in row)
+
+
+def test_tensorboard_gets_the_numbers(project):
+    pytest.importorskip("tensorboard")
+    assert train(project, "--log.trackers", '["tensorboard"]') == 0
+    assert list((project / "training").rglob("events.out.tfevents.*"))
 
 
 def test_another_number_of_groups_in_a_later_stage(project):
