@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -89,12 +88,23 @@ def trained(files, tmp_path_factory):
     for path in files.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "config.toml").write_text(CONFIG)
-    assert main([str(folder / "config.toml")]) == 0
+    assert train_alone(folder) == 0
     return folder
 
 
 def train(project, *words):
     return main([str(project / "config.toml"), *words])
+
+
+def train_alone(project, before=""):
+    """Train in a process of its own, whose numbers no other test can change. Returns its code."""
+    code = f"""
+import sys
+from moga.train import main
+{before}
+sys.exit(main([{str(project / "config.toml")!r}]))
+"""
+    return subprocess.run([sys.executable, "-c", code]).returncode
 
 
 def log(project):
@@ -260,25 +270,26 @@ def test_another_number_of_groups_in_a_later_stage(project):
 # Going on
 
 
-def cut_off(project, after):
-    """Kill a training, with no chance to clean up, once its log has `after` rows."""
-    journal = project / "training" / "log.jsonl"
-    process = subprocess.Popen([sys.executable, "-m", "moga.train", str(project / "config.toml")])
-    try:
-        deadline = time.monotonic() + 300
-        while not (journal.exists() and journal.read_text().count("\n") >= after):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def killing_itself(after):
+    """Code that ends a training, with no chance to clean up, when it has logged `after` rows."""
+    return f"""
+import os, signal
+from moga.training.journal import Journal
+add, rows = Journal.add, []
+def add_and_die(journal, row):
+    add(journal, row)
+    rows.append(row)
+    if len(rows) == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Journal.add = add_and_die
+"""
 
 
 @pytest.mark.parametrize("after", [3, 7, 12])
 def test_a_killed_training_goes_on_bit_for_bit(project, trained, after):
-    cut_off(project, after)
+    assert train_alone(project, killing_itself(after)) == -signal.SIGKILL
     assert not (project / "training/model.safetensors").exists()
-    assert train(project) == 0
+    assert train_alone(project) == 0
     assert log(project) == log(trained)
     assert equal(weights(project), weights(trained))
 
@@ -306,7 +317,7 @@ def test_a_half_written_checkpoint_is_never_loaded(project, trained):
     last.rename(folder / ".01-00000006.part")
     (folder / ".01-00000006.part" / PROGRESS).unlink()
     (folder / ".01-00000006.part" / "model.safetensors").write_bytes(b"half")
-    assert train(project) == 0
+    assert train_alone(project) == 0
     assert log(project) == log(trained)
     assert equal(weights(project), weights(trained))
 
