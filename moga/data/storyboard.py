@@ -225,6 +225,8 @@ def storyboard(
         where = _other(random, tuple(PLACES), before and before.place)
         camera = _other(random, tuple(CAMERAS), before and before.camera)
         action = str(random.choice(tuple(ACTIONS)))
+        if length == 1 and not made:
+            action = "stays"  # one video frame is too few to enter
         before = StoryShot(camera, action, where, 4 * length if made else 4 * length - 3)
         made.append(before)
     character = cast[int(random.integers(len(cast)))]

@@ -127,13 +127,13 @@ def test_the_script_has_the_cuts_of_the_film(story):
 
 @settings(max_examples=25, deadline=None)
 @given(story=stories)
-def test_a_cut_changes_more_than_any_movement(story):
+def test_a_cut_changes_the_place_and_movement_does_not(story):
+    """Nearly every pixel changes at a cut; elsewhere those where the character is or was."""
     frames = film(story).astype(np.int16)
-    change = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    changed = (np.abs(np.diff(frames, axis=0)).max(-1) > 2).mean((1, 2))
     cuts = [start - 1 for start in story.frame_starts[1:]]
-    within = np.delete(change, cuts)
-    if cuts and len(within):
-        assert change[cuts].min() > within.max()
+    assert all(changed[cuts] > 0.55)
+    assert all(np.delete(changed, cuts) < 0.45)
 
 
 def test_the_command_writes_clips_and_rows(tmp_path, capsys):
