@@ -227,6 +227,12 @@ def load_text(path: Path) -> Tensor:
     return load_file(path)[_TEXT].float()
 
 
+def text_length(path: Path) -> int:
+    """Tokens of an embedding, K, without reading it."""
+    with safe_open(path, "pt") as opened:
+        return opened.get_slice(_TEXT).get_shape()[0]
+
+
 def text_file(spec: CacheSpec, text: str) -> Path:
     """Where the embedding of a text lies."""
     return spec.folder / "texts" / f"{_hash(text, spec.text_key, str(spec.dtype))}.safetensors"

@@ -39,6 +39,7 @@ def check(settings: Settings) -> int:
             settings.moga.config(stage)
         except ConfigError as error:
             raise SettingsError(f"stage {stage.name!r}: {error}") from None
+    _check_groups(settings)
     if settings.backend != AUTO:
         require(settings.backend)
     check_optimizer(settings.optimizer)
@@ -55,10 +56,27 @@ def check(settings: Settings) -> int:
     return pixels
 
 
+def _check_groups(settings: Settings) -> None:
+    """Routers pass from stage to stage unless a stage asks for another number of groups."""
+    if settings.model.attention == "dense" or "routed" not in settings.moga.branches:
+        return
+    groups = None
+    if settings.model.routers not in ("random", "file"):
+        file = open_routers(settings.model.routers)
+        groups = next(iter(router_shapes(file).values()))["weight"][0]
+    for stage in settings.stages:
+        wanted = settings.moga.config(stage).groups
+        if groups not in (None, wanted) and stage.groups is None:
+            raise SettingsError(
+                f"stage {stage.name!r} gets routers of {groups} groups and moga.groups is "
+                f"{wanted}; set moga.groups to {groups}, or give the stage its groups, which makes "
+                "new routers."
+            )
+        groups = wanted
+
+
 def _transformer(settings: Settings) -> Mapping[str, Any]:
     model = settings.model
-    if model.routers not in ("random", "file"):
-        open_routers(model.routers)
     if model.scratch is not None:
         if model.routers == "file":
             raise SettingsError(

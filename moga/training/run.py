@@ -15,7 +15,8 @@ from accelerate.utils import set_seed
 
 from ..flops import density
 from ..layout import VideoLayout
-from .cache import CachedClip, CacheSpec, make_cache, read_cache
+from ..shotscript import shorten
+from .cache import CachedClip, CacheSpec, make_cache, read_cache, text_file, text_length
 from .check import check
 from .checkpoints import Checkpoints, Progress
 from .journal import Journal
@@ -44,6 +45,7 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             make_cache(spec, rows + validation_rows, extra_texts=script_texts(settings))
+    _check_texts(settings, spec, rows + validation_rows)
     if cache_only:
         return None
     set_seed(settings.seed)
@@ -144,6 +146,17 @@ def _rows(settings: Settings) -> tuple[list[Examined], list[Examined]]:
         for path in (data.rows, data.validation_rows)
     ]
     return both[0], both[1]
+
+
+def _check_texts(settings: Settings, spec: CacheSpec, rows: list[Examined]) -> None:
+    """Raise SettingsError for a text that data.text_tokens would not hold."""
+    limit = settings.data.text_tokens
+    for text in dict.fromkeys([*(t for r in rows for t in r.row.texts), *script_texts(settings)]):
+        if (count := text_length(text_file(spec, text))) > limit:
+            raise SettingsError(
+                f"a text has {count} tokens and data.text_tokens is {limit} ({shorten(text, 60)}); "
+                "shorten it, or raise data.text_tokens."
+            )
 
 
 def _clips(

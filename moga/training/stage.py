@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from diffusers.optimization import get_scheduler
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -288,8 +289,14 @@ class StageRun:
         whole, routers = model_state(state, scale), router_state(state)
 
         def leave(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_model(path, tensors, self.config, dtype, training.metadata)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_model(path, tensors, self.config, dtype, training.metadata)
+            except (OSError, SafetensorError) as error:
+                raise TrainingError(
+                    f"{path} could not be written ({error}); make room and start again"
+                    f"{training.checkpoints.safe()}."
+                ) from error
 
         if self.index < len(settings.stages) - 1:
             leave(training.result(self.index), whole, torch.float32)

@@ -387,6 +387,7 @@ sys.exit(main([{str(project / "config.toml")!r}]))
         (["--data.rows", "nothing.jsonl"], "data.rows is nothing.jsonl, which is not there"),
         (["--backend", "nothing"], "nothing"),
         (["--moga.groups", "300"], "groups is 300"),
+        (["--stages.0.groups", "2"], "stage 'full' gets routers of 2 groups and moga.groups is 3"),
         (["--log.trackers", '["wandb"]'], "log.trackers names 'wandb'"),
         (["--optimizer.kind", "adamw8bit"], "which needs bitsandbytes"),
         (["--stages.0.stps", "3"], "did you mean stages.0.steps?"),
@@ -408,10 +409,16 @@ def test_routers_that_send_all_to_one_group(project, trained, capsys):
     path = project / "zero.safetensors"
     save_file({key: torch.zeros_like(tensor) for key, tensor in routers.items()}, path, header)
     assert "all zero" in refused(project, capsys, "--model.routers", str(path))
-    assert "3 groups and moga.groups is 4" in refused(
+    assert "routers of 3 groups and moga.groups is 4" in refused(
         project, capsys, "--moga.groups", "4", "--model.routers",
         str(trained / "training" / "routers.safetensors"),
     )  # fmt: skip
+
+
+def test_a_text_that_is_too_long(project, capsys):
+    message = refused(project, capsys, "--data.text_tokens", "3")
+    assert "tokens and data.text_tokens is 3 (square" in message
+    assert not (project / "training").exists()
 
 
 def test_check_says_what_would_be_trained(project, capsys):
