@@ -382,7 +382,7 @@ def _check_unchanged(about: Mapping[str, Any], source: str) -> None:
 
 
 def _check_size(spec: CacheSpec) -> None:
-    multiple = _vae_settings(spec.vae).get("scale_factor_spatial", 8) * _PATCH
+    multiple = vae_settings(spec.vae).get("scale_factor_spatial", 8) * _PATCH
     for name in ("width", "height"):
         _check_multiple(name, getattr(spec, name), multiple)
 
@@ -394,7 +394,7 @@ def _check_multiple(name: str, value: int, multiple: int) -> None:
 
 
 def _check_room(spec: CacheSpec, missing: Iterable[Piece], texts: Iterable[str]) -> None:
-    config = _vae_settings(spec.vae)
+    config = vae_settings(spec.vae)
     scale = config.get("scale_factor_spatial", 8)
     values = config.get("z_dim", 16) * (spec.width // scale) * (spec.height // scale)
     needed = sum(latent_count(piece.frames) for piece in missing) * values
@@ -411,7 +411,7 @@ def _check_room(spec: CacheSpec, missing: Iterable[Piece], texts: Iterable[str])
         )
 
 
-def _vae_settings(path: Path) -> Mapping[str, Any]:
+def vae_settings(path: Path) -> Mapping[str, Any]:
     """Settings of the VAE; those that it leaves out are diffusers' defaults."""
     if not path.is_dir():
         return vae_config(open_vae(path).shapes)

@@ -12,9 +12,8 @@ from ..config import ConfigError
 from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
 from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
-from ..hosts.diffusers.vae import open_vae
-from ..hosts.diffusers.vae_names import vae_config
 from ..kernels import AUTO, require
+from .cache import vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import Settings
@@ -47,7 +46,7 @@ def check(settings: Settings) -> int:
         if importlib.util.find_spec(tracker) is None:
             raise SettingsError(f"log.trackers names {tracker!r}; install it, or leave it out.")
     config = _transformer(settings)
-    vae = _vae(settings.data.vae)
+    vae = vae_settings(settings.data.vae)
     check_vae(vae.get("z_dim", 16), config["out_channels"])
     check_text_width(_text_width(settings.data.text_encoder), config["text_dim"])
     pixels = vae.get("scale_factor_spatial", 8) * config["patch_size"][1]
@@ -99,10 +98,6 @@ def _transformer(settings: Settings) -> Mapping[str, Any]:
             "text-to-video models, so choose one of those."
         )
     return config
-
-
-def _vae(path: Path) -> Mapping[str, Any]:
-    return _config(path, "vae") if path.is_dir() else vae_config(open_vae(path).shapes)
 
 
 def _text_width(path: Path) -> int:

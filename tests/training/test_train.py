@@ -372,6 +372,24 @@ sys.exit(main([{str(project / "config.toml")!r}]))
     assert [path.name for path in folder.iterdir()] == ["01-00000003"]
 
 
+def test_a_full_disk_at_the_very_end(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    model = project / "training" / "model.safetensors"
+    limit = model.stat().st_size // 2
+    model.unlink()
+    code = f"""
+import resource, sys
+from moga.train import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(main([{str(project / "config.toml")!r}]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 2, run.stderr
+    assert "model.safetensors could not be written" in run.stderr
+    assert "it goes on from step 6" in run.stderr
+    assert not model.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
