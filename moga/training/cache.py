@@ -310,7 +310,7 @@ def _save(
     spec: CacheSpec, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str], where: str
 ) -> None:
     held = {name: tensor.to("cpu", spec.dtype).contiguous() for name, tensor in tensors.items()}
-    partial = path.with_suffix(".part")
+    partial = _partial(path)
     try:
         save_file(held, partial, about)
         os.replace(partial, path)
@@ -320,6 +320,11 @@ def _save(
             f"{where}: {spec.folder} cannot be written ({error}); make room and start again, what "
             "was encoded so far is kept."
         ) from None
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it gets its name: several trainings may share a cache."""
+    return path.with_name(f".{path.stem}-{os.getpid()}.part")
 
 
 def _write_index(spec: CacheSpec, rows: Sequence[Examined]) -> None:
@@ -334,7 +339,7 @@ def _write_index(spec: CacheSpec, rows: Sequence[Examined]) -> None:
                 "texts": [path.name for path in clip.texts],
             }
             lines.append(json.dumps(entry) + "\n")
-    partial = spec.index.with_suffix(".part")
+    partial = _partial(spec.index)
     try:
         partial.write_text("".join(lines), encoding="utf-8")
         os.replace(partial, spec.index)

@@ -1,6 +1,7 @@
 """The cache: what is in it, that it is made once, and that nothing stale is read from it."""
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -285,6 +286,21 @@ def test_a_full_disk_names_the_line_and_keeps_the_rest(files, tmp_path, cached):
     make_cache(spec, rows)
     assert kept.items() < (times(spec, "texts") | times(spec, "latents")).items()
     assert len(read_cache(spec, rows, 2.0)) == 3
+
+
+def test_trainings_started_together_share_a_cache(files, tmp_path):
+    """All of them encode what the others have not finished yet, and none trips over another."""
+    spec, texts = a_spec(files, tmp_path), [f"text {i}" for i in range(200)]
+    fork = multiprocessing.get_context("fork")
+    words = {"args": (spec, []), "kwargs": {"extra_texts": texts}}
+    together = [fork.Process(target=make_cache, **words) for _ in range(6)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+    assert [process.exitcode for process in together] == [0] * len(together)
+    assert not list(tmp_path.rglob("*.part"))
+    assert all(len(load_text(text_file(spec, text))) for text in texts)
 
 
 def test_a_mended_caption_leaves_the_latents_alone(files, project):
