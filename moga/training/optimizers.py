@@ -18,8 +18,10 @@ def check_optimizer(wanted: Optimizer) -> None:
 
 def make_optimizer(wanted: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer for parameter groups that have their learning rates."""
-    kind = _bitsandbytes().optim.AdamW8bit if wanted.kind == "adamw8bit" else torch.optim.AdamW
-    return kind(groups, betas=wanted.betas, weight_decay=wanted.weight_decay)
+    words: dict[str, Any] = {"betas": wanted.betas, "weight_decay": wanted.weight_decay}
+    if wanted.kind == "adamw8bit":
+        return _bitsandbytes().optim.AdamW8bit(groups, **words)
+    return torch.optim.AdamW(groups, fused=torch.cuda.is_available(), **words)
 
 
 def _bitsandbytes() -> Any:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..config import MoGAConfig
 from ..hosts.diffusers.enable import moga_config, unwrap
+from ..routing import Routing
 from .batches import Batch, Clips, Deal, batches
 from .cache import CachedClip, CacheSpec, text_file
 from .checkpoints import Checkpoints, Progress, TrainingError
@@ -124,10 +125,10 @@ class StageRun:
         drawn = self._batches()
         for step in range(self.done + 1, stage.steps + 1):
             start = time.perf_counter()
-            row = self._step(step, drawn)
+            row, routings = self._step(step, drawn)
             self.done = step
             if step % settings.log.every == 0 or step == stage.steps:
-                self._log({**row, **self._cost(start)})
+                self._log({**row, **group_load(routings), **self._cost(start)})
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
             bar.update()
             self._look(step)
@@ -150,8 +151,10 @@ class StageRun:
         )
         return iter(loader)
 
-    def _step(self, step: int, drawn: Iterator[Batch]) -> dict[str, Any]:
-        """One step of the optimizer. Returns its row of the log."""
+    def _step(
+        self, step: int, drawn: Iterator[Batch]
+    ) -> tuple[dict[str, Any], tuple[Routing, ...]]:
+        """One step of the optimizer. Returns its row of the log, and what the routers did."""
         settings, accelerator = self.training.settings, self.accelerator
         parts: list[Losses] = []
         sources: list[str] = []
@@ -172,7 +175,7 @@ class StageRun:
             balance = torch.stack([part.balance.detach() for part in parts]).mean()
             row["balance"] = accelerator.reduce(balance, "mean").item()
         row |= {"lr": lr, **norms}
-        return {**row, **group_load(parts[-1].routings)}
+        return row, parts[-1].routings
 
     def _refuse_nan(self, loss: Tensor, step: int, sources: list[str]) -> None:
         bad = accelerator_sum(self.accelerator, ~torch.isfinite(loss))
