@@ -93,8 +93,10 @@ def in_child(way: str, frames: int) -> dict:
     command += ["--frames", str(frames), "--ways", way]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if run.returncode < 0:  # killed, as for want of memory
+        return {"way": way, "frames": frames, "failed": f"signal {-run.returncode}"}
     if run.returncode:
-        return {"way": way, "frames": frames, "failed": f"code {run.returncode}"}
+        sys.exit(run.returncode)
     return json.loads(run.stdout.splitlines()[-1])
 
 
@@ -209,6 +211,7 @@ def in_turns(nodes: dict, pack, vae, samples: dict) -> None:
     to_uint8 = import_module(f"{pack.__name__}.moga.decode").to_uint8
     plan = host.plan_decode(vae, samples)
     path = Path(folder_paths.get_output_directory(), f"{plan.frames}.mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with writer(path, plan.width, plan.height, 16) as video:
         host.decode_frames(vae, plan, lambda frames: video.write(to_uint8(frames).cpu().numpy()))
 
