@@ -54,8 +54,7 @@ def moga_attention(
     training = needs_grad(q, k, v)
     lse = config.combine == "lse"
     orders = _orders(routing, layout, config, q.shape[0], q.device)
-    lengths = {branch: order.lengths for branch, order in orders.items()}
-    backends = assign(backend, q, lengths, training=training, lse=lse)
+    backends = layer_backends(q, layout, config, backend, training=training)
     branches = [(orders[name], backends[name]) for name in config.branches]
     heads = q.shape[2]
     if heads_at_once is None:
@@ -71,6 +70,29 @@ def moga_attention(
         part = slice(first, first + heads_at_once)
         layer(*(t[:, part] for t in tokens), into=out[:, part])
     return out.unflatten(0, q.shape[:2])
+
+
+def layer_backends(
+    q: Tensor,
+    layout: VideoLayout,
+    config: MoGAConfig,
+    backend: str = AUTO,
+    *,
+    training: bool = False,
+) -> dict[str, Backend]:
+    """What runs each branch of `moga_attention` on tensors like q (B, L, N, D), by its name.
+
+    Raises BackendError when the backend cannot run.
+    """
+    batch, lengths = q.shape[0], {}
+    for branch in config.branches:
+        if branch == "routed":
+            lengths[branch] = (layout.tokens / config.groups, batch * config.groups)
+        elif branch == "windows":
+            lengths[branch] = _windowed(layout, config, batch, q.device).lengths
+        else:
+            lengths[branch] = _framewise(layout, batch, q.device).lengths
+    return assign(backend, q, lengths, training=training, lse=config.combine == "lse")
 
 
 def moga_attention_reference(
@@ -164,16 +186,19 @@ class _Order:
 
     queries, keys: (B * L,) and (K,) token at each packed position; None where tokens lie so.
     place: (B * L,) where each token is packed, the inverse of queries.
-    lengths: mean tokens of a segment, and how many runs of equal segments there are.
-    routed: whether the order follows the router, and with it the gate.
+    lengths: mean tokens of a segment, and how many runs of equal segments there are; None where
+        the order follows the router, and with it the gate.
     """
 
     queries: Tensor | None
     keys: Tensor | None
     place: Tensor | None
     segments: Segments
-    lengths: tuple[float, int]
-    routed: bool = False
+    lengths: tuple[float, int] | None = None
+
+    @property
+    def routed(self) -> bool:
+        return self.lengths is None
 
 
 def _layer(
@@ -229,13 +254,10 @@ def _orders(
 
 def _routed(group: Tensor, groups: int) -> _Order:
     """One segment per group of each sample, of group (B, L)."""
-    batch, tokens = group.shape
     # Sorting bytes is several times faster than sorting int64.
     ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
-    index = _of_batch(order, tokens)
-    segments = Segments.from_sorted(ids, groups)
-    lengths = (tokens / groups, batch * groups)
-    return _Order(index, index, _inverse(index), segments, lengths, routed=True)
+    index = _of_batch(order, group.shape[1])
+    return _Order(index, index, _inverse(index), Segments.from_sorted(ids, groups))
 
 
 # --- what depends on the layout alone, built once ------------------------------------------------

@@ -76,20 +76,34 @@ def layer_flops(layout: VideoLayout, config: MoGAConfig | None, shape: ModelShap
 
 
 def model_flops(
-    layout: VideoLayout, config: MoGAConfig | None, shape: ModelShape = WAN_1_3B
+    layout: VideoLayout,
+    config: MoGAConfig | None,
+    shape: ModelShape = WAN_1_3B,
+    *,
+    dense_layers: int = 0,
 ) -> Flops:
-    """All blocks of a model, one forward pass.
+    """All blocks of a model, one forward pass. dense_layers: how many of them stay dense.
 
     Dense, this is the paper's Table 5. Its MoGA columns follow no one rule: at 77 frames and M=20
     they are below the linear layers alone (so those were divided by M as well), at 477 frames
     above what the paper's own sparsity leaves to compute.
     """
-    one = layer_flops(layout, config, shape)
-    return Flops(*(shape.layers * part for part in (one.attention, one.linear, one.router)))
+    dense, sparse = (layer_flops(layout, c, shape) for c in (None, config))
+    rest = shape.layers - dense_layers
+    return Flops(
+        dense_layers * dense.attention + rest * sparse.attention,
+        dense_layers * dense.linear + rest * sparse.linear,
+        rest * sparse.router,
+    )
 
 
 def expected_speedup(
-    layout: VideoLayout, config: MoGAConfig, shape: ModelShape = WAN_1_3B
+    layout: VideoLayout,
+    config: MoGAConfig,
+    shape: ModelShape = WAN_1_3B,
+    *,
+    dense_layers: int = 0,
 ) -> float:
     """Dense operations over MoGA's, of a whole forward pass: the most that MoGA can gain."""
-    return model_flops(layout, None, shape).total / model_flops(layout, config, shape).total
+    mine = model_flops(layout, config, shape, dense_layers=dense_layers)
+    return model_flops(layout, None, shape).total / mine.total

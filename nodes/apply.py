@@ -1,5 +1,7 @@
 """The node that puts MoGA on a model."""
 
+from functools import partial
+
 from comfy_api.latest import io
 
 from ..moga.hosts.comfyui import (
@@ -106,7 +108,8 @@ class MoGAApply(io.ComfyNode):
             min_tokens=min_tokens,
             backend=backend,
         )
-        patched = apply_moga(model, settings, routers)
+        tell = partial(show_on_node, cls.hidden.unique_id)
+        patched = apply_moga(model, settings, routers, tell=tell)
         line = summary(patched)
-        show_on_node(cls.hidden.unique_id, line)
+        tell(line)
         return io.NodeOutput(patched, ui={"text": (line,)})

@@ -1,6 +1,8 @@
 """Operation counts against the paper's tables."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moga.config import MoGAConfig
 from moga.flops import WAN_14B, density, expected_speedup, layer_flops, model_flops
@@ -49,3 +51,14 @@ def test_a_model_is_its_layers_and_long_videos_gain_more():
     layer, model = layer_flops(layout, config, WAN_14B), model_flops(layout, config, WAN_14B)
     assert model.total == pytest.approx(40 * layer.total)
     assert 1 < expected_speedup(clip(77), config) < expected_speedup(layout, config)
+
+
+@given(st.integers(0, 40), st.integers(2, 60), st.integers(1, 20))
+def test_each_dense_layer_costs_what_dense_does(dense_layers, frames, groups):
+    layout, config = VideoLayout(frames, 6, 10), MoGAConfig(groups)
+    mixed = model_flops(layout, config, WAN_14B, dense_layers=dense_layers)
+    one, other = (layer_flops(layout, c, WAN_14B) for c in (None, config))
+    expected = dense_layers * one.total + (40 - dense_layers) * other.total
+    assert mixed.total == pytest.approx(expected)
+    gain = expected_speedup(layout, config, WAN_14B, dense_layers=dense_layers)
+    assert gain == pytest.approx(40 * one.total / expected)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness import tiny
-from harness.scene import Scene, close, differs
+from harness.scene import Scene, close, differs, tokens
 
 
 @pytest.fixture
@@ -42,6 +42,44 @@ def test_every_setting_of_the_config_reaches_the_layer(scene):
     for i, one in enumerate(results):
         for other in results[:i]:
             differs(one, other)
+
+
+def test_what_is_sampled_is_told_once_for_each_size(scene, caplog):
+    flops = scene.comfy.module("moga.flops")
+    layout = scene.comfy.module("moga.layout").VideoLayout
+    told, shots = [], scene.shots()
+    settings = scene.host.Settings(shots=shots, dense_blocks=frozenset({1}))
+    model = scene.host.apply_moga(scene.load(), settings, scene.routers(), tell=told.append)
+    words = scene.schedule(shots, *(tokens(seed, 16) for seed in (3, 4, 5)))
+    with caplog.at_level("INFO"):
+        for height in (6, 6, 8):
+            scene.sample(model, words, latent_image={"samples": torch.zeros(1, 16, 5, height, 10)})
+    assert len(told) == 2 and "1 of 2 blocks" in told[0]
+    sizes = flops.ModelShape(2, 256, 512, 512)
+    for line, rows in zip(told, (3, 4), strict=True):
+        grid = layout(5, rows, 5, shots.latent_starts)
+        share, gain = (
+            flops.density(grid, scene.Config()),
+            flops.expected_speedup(grid, scene.Config(), sizes, dense_layers=1),
+        )
+        assert f"density {share:.3f} and at most {gain:.1f} x dense speed" in line
+        assert f"for {25 * rows} tokens (5 x {rows} x 5); 3 shots read their own text" in line
+        assert sum(line in record.message for record in caplog.records) == 1
+    backends = [r.message for r in caplog.records if "attention backends" in r.message]
+    assert len(backends) == 1
+    assert "routed sdpa, windows sdpa, frames sdpa (flash3: " in backends[0]
+
+
+def test_cores_memory_estimate_holds_a_moga_layer(scene):
+    """Input, shortcut, q, k and v, and the most that MoGA adds to them, 8 more.
+
+    So nothing is added to it: that would only push weights off the card.
+    """
+    model = scene.apply(scene.load(), scene.routers()).model
+    row = model.diffusion_model.dim * model.get_dtype().itemsize
+    for frames, height, width in ((21, 60, 104), (120, 60, 104), (361, 60, 104)):
+        held = 13 * row * frames * height * width // 4
+        assert model.memory_required((1, 16, frames, height, width)) > held
 
 
 def test_taking_the_node_away_restores_stock_bit_for_bit(scene, stock):

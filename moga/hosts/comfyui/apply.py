@@ -24,11 +24,16 @@ _WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
 
 
 def apply_moga(
-    model: comfy.model_patcher.ModelPatcher, settings: Settings, routers: RouterSet | None = None
+    model: comfy.model_patcher.ModelPatcher,
+    settings: Settings,
+    routers: RouterSet | None = None,
+    *,
+    tell: Callable[[str], None] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
+    tell: takes a line like `summary`'s for each size that is sampled, as soon as it is known.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
@@ -39,7 +44,7 @@ def apply_moga(
         _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
-    hooks = Hooks(settings, used, _sigmas(model, settings))
+    hooks = Hooks(settings, used, _sigmas(model, settings), tell)
     if used is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)

@@ -19,7 +19,8 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
-from ...attention import moga_attention
+from ...attention import layer_backends, moga_attention
+from ...config import MoGAConfig
 from ...kernels import select
 from ...layout import VideoLayout
 from ...routing import Routing
@@ -27,6 +28,7 @@ from ...text import Span, shot_cross_attention
 from .geometry import Grid, call_grid, readings
 from .routers import RouterSet, RouterStack
 from .settings import Settings
+from .status import latent_summary
 
 KEY = "moga"
 TEXT_CONDITION = "moga_shots"
@@ -48,23 +50,39 @@ class Call:
 
 
 class Hooks:
-    """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them."""
+    """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them.
+
+    sigmas: MoGA runs from the first down to the second.
+    tell: takes a line on what is sampled, once for each size.
+    """
 
     def __init__(
-        self, settings: Settings, routers: RouterSet | None, sigmas: tuple[float, float]
+        self,
+        settings: Settings,
+        routers: RouterSet | None,
+        sigmas: tuple[float, float],
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.routers = routers
-        self.sigmas = sigmas  # MoGA runs from the first down to the second
+        self.sigmas = sigmas
+        self._tell = tell
         self._said: set[str] = set()
-        self._backend_said = False
         # Segment lengths are data: a compiled model calls the layer as it is.
         self._attention = torch.compiler.disable(self._run)
 
-    def say_once(self, message: str) -> None:
-        if message not in self._said:
+    @property
+    def config(self) -> MoGAConfig | None:
+        """Of the routers; None where self-attention stays dense."""
+        return None if self.routers is None else self.routers.config
+
+    def say_once(self, message: str) -> bool:
+        """Log a message unless it was logged before; returns whether it was new."""
+        new = message not in self._said
+        if new:
             self._said.add(message)
             logging.info("MoGA: %s", message)
+        return new
 
     # --- once per call of the DiT (APPLY_MODEL wrapper, outside whatever torch.compile compiles) --
 
@@ -74,8 +92,9 @@ class Hooks:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         text = kwargs.pop(TEXT_CONDITION, None)
         options = given["transformer_options"]
+        dit = executor.class_obj.diffusion_model
         grid = call_grid(
-            executor.class_obj.diffusion_model,
+            dit,
             given["x"],
             options,
             self.settings.shots,
@@ -83,8 +102,16 @@ class Hooks:
             reference_latent=given.get("reference_latent"),
         )
         spans = None if text is None else text.spans
-        options[KEY] = Call(grid, self._dense_reason(grid, options), spans)
+        reason = self._dense_reason(grid, options)
+        if reason is None and self.config is not None:
+            self._say_size(dit, grid.layout)
+        options[KEY] = Call(grid, reason, spans)
         return executor(*args, **kwargs)
+
+    def _say_size(self, dit: nn.Module, layout: VideoLayout) -> None:
+        line = latent_summary(self.settings, self.config, dit, layout)
+        if self.say_once(line) and self._tell is not None:
+            self._tell(line)
 
     def _dense_reason(self, grid: Grid | None, options: dict[str, Any]) -> str | None:
         if grid is None:
@@ -152,11 +179,11 @@ class Hooks:
     def _run(
         self, q: Tensor, k: Tensor, v: Tensor, routing: Routing | None, layout: VideoLayout
     ) -> Tensor:
-        config, name = self.routers.config, self.settings.backend
-        if not self._backend_said:
-            self._backend_said = True
-            backend, why = select(name, q, lse=config.combine == "lse")
-            logging.info("MoGA: attention backend %s (%s)", backend.name, why)
+        config, name = self.config, self.settings.backend
+        used = layer_backends(q, layout, config, name)
+        _, why = select(name, q, lse=config.combine == "lse")
+        said = ", ".join(f"{branch} {backend.name}" for branch, backend in used.items())
+        self.say_once(f"attention backends: {said} ({why})")
         return moga_attention(q, k, v, routing, layout, config, backend=name)
 
     def cross_attention(

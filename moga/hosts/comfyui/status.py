@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import comfy.model_patcher
+from torch import nn
 
-from ...flops import density
+from ...config import MoGAConfig
+from ...flops import ModelShape, density, expected_speedup
 from ...layout import VideoLayout
 from ...shots import ShotList
-from .hooks import Hooks
+from .settings import Settings
 from .wan import wan_model
 
 APPLIED = "moga_applied"
@@ -16,19 +18,35 @@ _FRAMES = 21  # 81 video frames, where no shots say how many
 
 
 def summary(model: comfy.model_patcher.ModelPatcher) -> str:
-    """One line on what `apply_moga` put on this model."""
-    hooks: Hooks = model.get_attachment(APPLIED)
-    shots = hooks.settings.shots
-    blocks = len(wan_model(model).blocks)
-    if hooks.routers is None:
-        return f"dense attention in {blocks} blocks; {_texts(shots)}"
-    config = hooks.routers.config
-    frames = shots.latent_frames if shots else _FRAMES
-    layout = VideoLayout(frames, *_GRID, shots.latent_starts if shots else (0,))
-    used = blocks - len(hooks.settings.dense_blocks)
+    """One line on what `apply_moga` put on this model, before a latent is known."""
+    hooks = model.get_attachment(APPLIED)
+    settings, dit, config = hooks.settings, wan_model(model), hooks.config
+    if config is None:
+        return f"dense attention in {len(dit.blocks)} blocks; {_texts(settings.shots)}"
+    frames = settings.shots.latent_frames if settings.shots else _FRAMES
+    starts = settings.shots.latent_starts if settings.shots else (0,)
+    size = f"{4 * frames - 3} frames of 832x480"
+    return _line(settings, config, dit, VideoLayout(frames, *_GRID, starts), size)
+
+
+def latent_summary(
+    settings: Settings, config: MoGAConfig, dit: nn.Module, layout: VideoLayout
+) -> str:
+    """The same line for the tokens that are sampled."""
+    grid = f"{layout.frames} x {layout.height} x {layout.width}"
+    return _line(settings, config, dit, layout, f"{layout.tokens:,} tokens ({grid})")
+
+
+def _line(
+    settings: Settings, config: MoGAConfig, dit: nn.Module, layout: VideoLayout, size: str
+) -> str:
+    blocks, dense = len(dit.blocks), len(settings.dense_blocks)
+    shape = ModelShape(blocks, dit.dim, dit.ffn_dim, dit.text_len)
+    gain = expected_speedup(layout, config, shape, dense_layers=dense)
     return (
-        f"{config.groups} groups in {used} of {blocks} blocks; density "
-        f"{density(layout, config):.3f} for {4 * frames - 3} frames of 832x480; {_texts(shots)}"
+        f"{config.groups} groups in {blocks - dense} of {blocks} blocks; density "
+        f"{density(layout, config):.3f} and at most {gain:.1f} x dense speed for {size}; "
+        f"{_texts(settings.shots)}"
     )
 
 
