@@ -64,7 +64,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from .kernels import BackendError
     from .layout import LayoutError
     from .shotscript import ShotScriptError
-    from .training.cache import CacheError
+    from .training.cache_spec import CacheError
     from .training.checkpoints import TrainingError
     from .training.frames import VideoReadError
     from .training.read_settings import SettingsError

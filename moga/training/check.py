@@ -13,7 +13,7 @@ from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
 from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
 from ..kernels import AUTO, require
-from .cache import vae_settings
+from .cache_spec import vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import Settings

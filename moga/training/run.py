@@ -16,7 +16,9 @@ from accelerate.utils import set_seed
 from ..flops import density
 from ..layout import VideoLayout
 from ..shotscript import shorten
-from .cache import CachedClip, CacheSpec, make_cache, read_cache, text_file, text_length
+from .cache import CachedClip, read_cache, text_length
+from .cache_spec import CacheSpec, text_file
+from .cache_writer import make_cache
 from .check import check
 from .checkpoints import Checkpoints, Progress
 from .journal import Journal

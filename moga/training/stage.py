@@ -22,7 +22,8 @@ from ..config import MoGAConfig
 from ..hosts.diffusers.enable import moga_config, unwrap
 from ..routing import Routing
 from .batches import Batch, Clips, Deal, batches
-from .cache import CachedClip, CacheSpec, text_file
+from .cache import CachedClip
+from .cache_spec import CacheSpec, text_file
 from .checkpoints import Checkpoints, Progress, TrainingError
 from .ema import Ema
 from .export import lora_state, model_state, router_state, write_model

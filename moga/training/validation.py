@@ -17,7 +17,8 @@ from ..hosts.diffusers import load_vae, save_video, shot_inputs
 from ..hosts.diffusers.pipeline import WIDE_CHANNELS, make_scheduler
 from ..shots import ShotList
 from .batches import Batch, Clips, padded
-from .cache import CachedClip, CacheSpec, load_text, text_file
+from .cache import CachedClip, load_text
+from .cache_spec import CacheSpec, text_file
 from .objective import losses
 from .settings import Settings, Validate
 

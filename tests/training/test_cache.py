@@ -21,17 +21,9 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import CheckpointError
 from moga.hosts.diffusers import load_text_encoder, load_vae
 from moga.hosts.diffusers.calls import ShotMismatchError
-from moga.training.cache import (
-    SHORTEST,
-    CacheError,
-    CacheSpec,
-    load_latent,
-    load_text,
-    make_cache,
-    pieces,
-    read_cache,
-    text_file,
-)
+from moga.training.cache import load_latent, load_text, read_cache
+from moga.training.cache_spec import SHORTEST, CacheError, CacheSpec, pieces, text_file
+from moga.training.cache_writer import make_cache
 from moga.training.frames import read_frames
 from moga.training.rows import Examined, Row, RowShot, examine, nearest_latent, read_rows
 
@@ -223,7 +215,7 @@ def test_a_second_run_computes_nothing(files, tmp_path, cached):
 
 def test_however_often_it_is_interrupted_it_gets_there(files, tmp_path, cached, monkeypatch):
     """Every other file is cut off when half of it is written."""
-    from moga.training import cache
+    from moga.training import cache_writer
 
     spec, saved = a_spec(files, tmp_path), []
 
@@ -234,7 +226,7 @@ def test_however_often_it_is_interrupted_it_gets_there(files, tmp_path, cached, 
             os.truncate(path, os.path.getsize(path) // 2)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "save_file", save_half)
+    monkeypatch.setattr(cache_writer, "save_file", save_half)
     interruptions, done = 0, False
     while not done:
         try:

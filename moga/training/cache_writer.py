@@ -1,0 +1,204 @@
+"""Writing a cache: everything that is missing, once; one that was cut off goes on where it was.
+
+Videos are encoded a few frames at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import WanPipeline
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..hosts.diffusers import load_text_encoder, load_vae
+from ..hosts.diffusers.text_encoder import TEXT_TOKENS, check_lengths, load_tokenizer
+from ..hosts.diffusers.vae import encode_frames
+from ..shotscript import shorten
+from .cache import ABOUT, LATENT, TEXT, read_cache
+from .cache_spec import (
+    CacheError,
+    CacheSpec,
+    Piece,
+    check_multiple,
+    identity,
+    latent_file,
+    pieces,
+    text_file,
+    vae_settings,
+)
+from .frames import VideoReadError, read_frames
+from .rows import Examined, latent_count
+
+_TEXT_WIDTH = 4096  # of UMT5-XXL, the only one that Wan has
+_PATCH = 2  # latent pixels of a token, along height and width
+
+
+def make_cache(
+    spec: CacheSpec, rows: Sequence[Examined], *, extra_texts: Sequence[str] = ()
+) -> None:
+    """Write everything that is missing: pieces of all lengths, their texts, and the empty text.
+
+    extra_texts: further ones to encode. Raises CacheError, CheckpointError for files that are no
+    models of Wan, ShotMismatchError for a text of more than 512 tokens. What was written before an
+    error or an interruption stays and is not computed again.
+    """
+    _check_size(spec)
+    wanted = [p for row in rows for length in spec.lengths for p in pieces(row, length)]
+    texts = dict.fromkeys(["", *extra_texts, *(text for piece in wanted for text in piece.texts)])
+    missing_texts = [text for text in texts if not text_file(spec, text).is_file()]
+    by_file = {latent_file(spec, piece): piece for piece in wanted}
+    missing = {file: piece for file, piece in by_file.items() if not file.is_file()}
+    if missing_texts:
+        # Before the encoder is read, which takes its time.
+        check_lengths(load_tokenizer(spec.text_encoder), list(map(prompt_clean, missing_texts)))
+    _check_room(spec, missing.values(), missing_texts)
+    try:
+        for folder in ("latents", "texts"):
+            (spec.folder / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"{spec.folder} cannot be made ({error.strerror}); choose another folder."
+        ) from None
+    if missing_texts:
+        _encode_texts(spec, missing_texts)
+        _free()
+    if missing:
+        _encode_pieces(spec, missing)
+        _free()
+    _write_index(spec, rows)
+
+
+def _encode_texts(spec: CacheSpec, texts: Sequence[str]) -> None:
+    encoder, tokenizer = load_text_encoder(spec.text_encoder, dtype=spec.dtype)
+    # The pipeline's own way with a prompt, so that a caption is trained as it is sampled.
+    pipe = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder.to(spec.device),
+        vae=None,
+        transformer=None,
+        scheduler=None,
+    )
+    for text in tqdm(texts, desc="texts", unit="text"):
+        with torch.no_grad():
+            embedding, _ = pipe.encode_prompt(
+                text, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+            )
+        tokens = tokenizer(
+            [prompt_clean(text)], max_length=TEXT_TOKENS, padding="max_length", return_tensors="pt"
+        )
+        true = embedding[0, : int(tokens.attention_mask.sum())]
+        where = f"the text {shorten(text, 40)!r}"
+        _save(spec, text_file(spec, text), {TEXT: true}, {"text": text}, where)
+
+
+def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece]) -> None:
+    vae = load_vae(spec.vae, dtype=spec.dtype).to(spec.device)
+    for file, piece in tqdm(missing.items(), desc="latents", unit="clip"):
+        row = piece.examined.row
+        frames = read_frames(
+            row.video,
+            fps=spec.fps,
+            width=spec.width,
+            height=spec.height,
+            start=piece.start / spec.fps,
+            frames=piece.frames,
+        )
+        try:
+            latent = encode_frames(vae, map(torch.from_numpy, frames), piece.frames)
+        except VideoReadError as error:
+            raise CacheError(f"line {row.line}: {error} What was encoded so far is kept.") from None
+        finally:
+            frames.close()
+        about = {
+            "video": str(row.video.resolve()),
+            "identity": identity(piece),
+            "source": piece.source,
+            "start": piece.start,
+            "frames": piece.frames,
+        }
+        _save(spec, file, {LATENT: latent[0]}, {ABOUT: json.dumps(about)}, f"line {row.line}")
+
+
+def _save(
+    spec: CacheSpec, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str], where: str
+) -> None:
+    held = {name: tensor.to("cpu", spec.dtype).contiguous() for name, tensor in tensors.items()}
+    partial = _partial(path)
+    try:
+        save_file(held, partial, about)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CacheError(
+            f"{where}: {spec.folder} cannot be written ({error}); make room and start again, what "
+            "was encoded so far is kept."
+        ) from None
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it gets its name: several trainings may share a cache."""
+    return path.with_name(f".{path.stem}-{os.getpid()}.part")
+
+
+def _write_index(spec: CacheSpec, rows: Sequence[Examined]) -> None:
+    lines = []
+    for seconds in dict.fromkeys(spec.lengths):
+        for clip in read_cache(spec, rows, seconds):
+            entry = {
+                "seconds": seconds,
+                "source": clip.source,
+                "latent": clip.file.name,
+                "starts": clip.starts,
+                "texts": [path.name for path in clip.texts],
+            }
+            lines.append(json.dumps(entry) + "\n")
+    partial = _partial(spec.index)
+    try:
+        partial.write_text("".join(lines), encoding="utf-8")
+        os.replace(partial, spec.index)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CacheError(
+            f"{spec.folder} cannot be written ({error.strerror}); make room and start again, what "
+            "was encoded so far is kept."
+        ) from None
+
+
+def _check_size(spec: CacheSpec) -> None:
+    multiple = vae_settings(spec.vae).get("scale_factor_spatial", 8) * _PATCH
+    for name in ("width", "height"):
+        check_multiple(name, getattr(spec, name), multiple)
+
+
+def _check_room(spec: CacheSpec, missing: Iterable[Piece], texts: Iterable[str]) -> None:
+    config = vae_settings(spec.vae)
+    scale = config.get("scale_factor_spatial", 8)
+    values = config.get("z_dim", 16) * (spec.width // scale) * (spec.height // scale)
+    needed = sum(latent_count(piece.frames) for piece in missing) * values
+    # A token is about four letters of English.
+    needed += sum(len(text.encode()) // 4 + 2 for text in texts) * _TEXT_WIDTH
+    needed *= spec.dtype.itemsize
+    folder = spec.folder.absolute()
+    place = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CacheError(
+            f"the disk of {spec.folder} has {free / 1e9:.1f} GB free and the cache takes about "
+            f"{needed / 1e9:.1f} GB more; make room, or set data.cache to another disk."
+        )
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
