@@ -81,6 +81,15 @@ class MoGAApply(io.ComfyNode):
                     tooltip="Attention kernels. auto takes the fastest exact one that is "
                     "installed; sdpa is always there; sage is approximate.",
                 ),
+                io.Int.Input(
+                    "ffn_chunks",
+                    default=1,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="Feed-forward in so many parts, one after the other: the same result, "
+                    "and less memory where a long video does not fit.",
+                ),
             ],
             outputs=[io.Model.Output()],
             hidden=[io.Hidden.unique_id],
@@ -98,6 +107,7 @@ class MoGAApply(io.ComfyNode):
         backend: str,
         shots: object = None,
         routers: object = None,
+        ffn_chunks: int = 1,
     ) -> io.NodeOutput:
         settings = Settings(
             shots=shots,
@@ -107,6 +117,7 @@ class MoGAApply(io.ComfyNode):
             dense_blocks=parse_blocks(dense_blocks, len(wan_model(model).blocks)),
             min_tokens=min_tokens,
             backend=backend,
+            ffn_chunks=ffn_chunks,
         )
         tell = partial(show_on_node, cls.hidden.unique_id)
         patched = apply_moga(model, settings, routers, tell=tell)

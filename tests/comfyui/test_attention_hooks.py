@@ -124,6 +124,20 @@ def test_dense_blocks_and_min_tokens_and_percents_keep_stock(scene, stock):
         differs(one, other, 1e-6)
 
 
+def test_feed_forward_in_chunks_is_the_same_in_smaller_parts(scene, stock):
+    chunks, seen = 4, []
+    model = scene.apply(scene.load(), attention="dense", ffn_chunks=chunks)
+    first = model.model.diffusion_model.blocks[0].ffn[0]
+    watch = first.register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
+    close(scene.sample(model), stock)
+    watch.remove()
+    assert set(seen) == {19, 18} and len(seen) % chunks == 0  # of 75 tokens
+    assert torch.equal(scene.sample(scene.load()), stock)
+    clean = scene.apply(model, attention="dense")
+    assert torch.equal(scene.sample(clean), stock)
+    assert "forward" not in vars(model.model.diffusion_model.blocks[0].ffn)
+
+
 def test_lora_still_lands(scene, stock):
     make = torch.Generator().manual_seed(4)
     lora = {}

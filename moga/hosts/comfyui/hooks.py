@@ -225,15 +225,19 @@ class Hooks:
                 previous = block.self_attn.forward
                 _swap(block.self_attn, _FORWARD, self.self_attention(index, previous, stack))
             _swap(dit, "rope_encode", _precise(dit.rope_encode))
-        for attention in _cross_attentions(dit):
+        for block in _blocks(dit):
+            attention, ffn = block.cross_attn, block.ffn
             _swap(attention, _FORWARD, self.cross_attention(attention, attention.forward))
+            if self.settings.ffn_chunks > 1:
+                _swap(ffn, _FORWARD, _in_chunks(ffn.forward, self.settings.ffn_chunks))
 
     def _eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         dit = patcher.model.diffusion_model
         for block in dit.blocks:
             _restore(block.self_attn, _FORWARD)
-        for attention in _cross_attentions(dit):
-            _restore(attention, _FORWARD)
+        for block in _blocks(dit):
+            _restore(block.cross_attn, _FORWARD)
+            _restore(block.ffn, _FORWARD)
         _restore(dit, "rope_encode")
 
     def _stack(self, patcher: comfy.model_patcher.ModelPatcher) -> RouterStack | None:
@@ -243,9 +247,18 @@ class Hooks:
         return patcher.get_additional_models_with_key(KEY)[0].model
 
 
-def _cross_attentions(dit: nn.Module) -> Iterator[nn.Module]:
-    """Every text cross-attention, those of VACE's own blocks too."""
-    return (block.cross_attn for block in chain(dit.blocks, getattr(dit, "vace_blocks", ())))
+def _blocks(dit: nn.Module) -> Iterator[nn.Module]:
+    """Every block that reads text, VACE's own too."""
+    return chain(dit.blocks, getattr(dit, "vace_blocks", ()))
+
+
+def _in_chunks(feed_forward: Callable[[Tensor], Tensor], chunks: int) -> Callable[[Tensor], Tensor]:
+    """Tokens don't see each other in a feed-forward: the same for some of x (B, L, C) at a time."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.cat([feed_forward(part) for part in x.chunk(chunks, dim=1)], dim=1)
+
+    return forward
 
 
 def _precise(rope_encode: Callable[..., Tensor]) -> Callable[..., Tensor]:

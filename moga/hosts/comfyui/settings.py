@@ -18,6 +18,7 @@ class Settings:
     attention: "moga", or "dense" for per-shot text alone.
     start_percent, end_percent: the part of sampling in which MoGA runs; dense outside.
     dense_blocks: indices of blocks that stay dense. min_tokens: fewer tokens stay dense.
+    ffn_chunks: parts of the tokens that go through a feed-forward one after the other.
     """
 
     shots: ShotList | None = None
@@ -27,6 +28,7 @@ class Settings:
     dense_blocks: frozenset[int] = frozenset()
     min_tokens: int = 0
     backend: str = AUTO
+    ffn_chunks: int = 1
 
     def __post_init__(self) -> None:
         if self.attention not in (MOGA, DENSE):
