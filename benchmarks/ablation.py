@@ -38,6 +38,10 @@ VARIANTS: dict[str, list[str]] = {
     "MoGA, M=4": [],
     "routed only": ["--moga.branches", '["routed"]'],
     "static only": ["--moga.branches", '["windows", "frames"]'],
+    "static only, no key across a cut": [
+        *("--moga.branches", '["windows", "frames"]'),
+        *("--moga.boundary_frames", "0"),
+    ],
     "no balance loss": ["--objective.balance", "0"],
     "MoGA, M=2": ["--moga.groups", "2"],
     "MoGA, M=8": ["--moga.groups", "8"],
