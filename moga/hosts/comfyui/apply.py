@@ -33,7 +33,7 @@ def apply_moga(
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    tell: takes a line like `summary`'s for each size that is sampled, as soon as it is known.
+    tell: takes a line like `summary`'s for what is sampled, whenever its size changes.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)

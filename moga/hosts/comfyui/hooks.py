@@ -53,7 +53,7 @@ class Hooks:
     """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them.
 
     sigmas: MoGA runs from the first down to the second.
-    tell: takes a line on what is sampled, once for each size.
+    tell: takes a line on what is sampled, whenever its size changes.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Hooks:
         self.settings = settings
         self.routers = routers
         self.sigmas = sigmas
-        self._tell = tell
+        self._tell, self._told = tell, ""
         self._said: set[str] = set()
         # Segment lengths are data: a compiled model calls the layer as it is.
         self._attention = torch.compiler.disable(self._run)
@@ -76,13 +76,11 @@ class Hooks:
         """Of the routers; None where self-attention stays dense."""
         return None if self.routers is None else self.routers.config
 
-    def say_once(self, message: str) -> bool:
-        """Log a message unless it was logged before; returns whether it was new."""
-        new = message not in self._said
-        if new:
+    def say_once(self, message: str) -> None:
+        """Log a message unless it was logged before."""
+        if message not in self._said:
             self._said.add(message)
             logging.info("MoGA: %s", message)
-        return new
 
     # --- once per call of the DiT (APPLY_MODEL wrapper, outside whatever torch.compile compiles) --
 
@@ -110,7 +108,9 @@ class Hooks:
 
     def _say_size(self, dit: nn.Module, layout: VideoLayout) -> None:
         line = latent_summary(self.settings, self.config, dit, layout)
-        if self.say_once(line) and self._tell is not None:
+        self.say_once(line)
+        if self._tell is not None and line != self._told:
+            self._told = line
             self._tell(line)
 
     def _dense_reason(self, grid: Grid | None, options: dict[str, Any]) -> str | None:
