@@ -219,6 +219,7 @@ def test_a_pickle_is_never_opened(scene):
     ("inputs", "expected"),
     [
         ({"start_percent": 0.6, "end_percent": 0.4}, "start_percent is 0.6 and end_percent 0.4"),
+        ({"ffn_chunks": 0}, "ffn_chunks is 0; give 1 or more"),
         ({"dense_blocks": "0, two"}, "dense_blocks has 'two'; give block numbers from 0 to 1"),
         ({"dense_blocks": "1-0"}, "dense_blocks has '1-0'"),
         ({"dense_blocks": "2"}, "dense_blocks has '2'"),

@@ -38,6 +38,8 @@ class Settings:
                 f"start_percent is {self.start_percent:g} and end_percent {self.end_percent:g}; "
                 "give 0 <= start_percent < end_percent <= 1."
             )
+        if self.ffn_chunks < 1:
+            raise ValueError(f"ffn_chunks is {self.ffn_chunks}; give 1 or more.")
         if self.backend != AUTO:
             require(self.backend)
 
