@@ -1,6 +1,5 @@
 """Tiny Wan models with seeded random weights, made by diffusers' own classes; and no network."""
 
-import io
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from harness.tokenizer import tokenizer
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
@@ -95,25 +95,6 @@ def make_vae(kind: str = "2.1", seed: int = 0, base_dim: int = 8) -> Autoencoder
         return AutoencoderKLWan(base_dim=base_dim, decoder_base_dim=12, **wide).eval()
 
 
-def make_tokenizer() -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a woman walks into the rain", "close up of a cup of coffee"]),
-        model_writer=model,
-        vocab_size=400,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 def make_text_encoder(seed: int = 0) -> UMT5EncoderModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -126,7 +107,7 @@ def make_text_encoder(seed: int = 0) -> UMT5EncoderModel:
 def text_encoder_tensors(model: UMT5EncoderModel) -> dict[str, torch.Tensor]:
     """In the form of ComfyUI's repackaged files."""
     tensors = {k: t for k, t in model.state_dict().items() if k != "encoder.embed_tokens.weight"}
-    spiece = torch.frombuffer(bytearray(make_tokenizer()), dtype=torch.uint8)
+    spiece = torch.frombuffer(bytearray(tokenizer()), dtype=torch.uint8)
     return {**tensors, "spiece_model": spiece}
 
 
@@ -155,7 +136,7 @@ def tiny() -> SimpleNamespace:
         text_encoder=make_text_encoder,
         text_encoder_tensors=text_encoder_tensors,
         image_encoder=make_image_encoder,
-        tokenizer=make_tokenizer,
+        tokenizer=tokenizer,
         frames=FRAMES,
         text_width=TEXT_WIDTH,
     )

@@ -1,6 +1,5 @@
 """Tiny models and videos in real files."""
 
-import io
 import json
 import subprocess
 from collections.abc import Callable
@@ -15,6 +14,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("pydantic")
 
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from harness.tokenizer import tokenizer
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -62,25 +62,6 @@ def make() -> SimpleNamespace:
     return SimpleNamespace(square=moving_square, lossless=lossless, mp4=mp4, ffmpeg=ffmpeg)
 
 
-def make_tokenizer() -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a square moves to the right", "close up of a square"]),
-        model_writer=model,
-        vocab_size=400,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three videos, rows.jsonl and models; not to be changed."""
@@ -108,6 +89,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         encoder = UMT5EncoderModel(config)
     tensors = {k: t for k, t in encoder.state_dict().items() if k != "encoder.embed_tokens.weight"}
-    tensors["spiece_model"] = torch.frombuffer(bytearray(make_tokenizer()), dtype=torch.uint8)
+    tensors["spiece_model"] = torch.frombuffer(bytearray(tokenizer()), dtype=torch.uint8)
     save_file(tensors, folder / "umt5.safetensors")
     return folder

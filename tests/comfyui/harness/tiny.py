@@ -5,7 +5,6 @@ weights of one name are the same in every version.
 """
 
 import contextlib
-import io
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from .tokenizer import tokenizer
 
 # Inner sizes that core fixes by the kind of model. All that other models see stays as it is.
 SMALL_T5 = {"num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "vocab_size": 512}
@@ -85,30 +86,12 @@ def text_encoder(*, seed: int = 0) -> dict:
     }
     t5 = comfy.text_encoders.t5.T5(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
     weights = random_weights(t5, seed)
-    weights["spiece_model"] = torch.frombuffer(bytearray(tokenizer()), dtype=torch.uint8)
+    weights["spiece_model"] = torch.frombuffer(
+        bytearray(tokenizer(SMALL_T5["vocab_size"])), dtype=torch.uint8
+    )
     # By the shape of this one, core sees a T5-XXL: either the first number or the last.
     weights["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 0, 4096)
     return weights
-
-
-def tokenizer() -> bytes:
-    """A sentencepiece model with umT5's special tokens that can encode any text, byte by byte."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a woman walks into the rain", "close up of a cup of coffee"]),
-        model_writer=model,
-        vocab_size=SMALL_T5["vocab_size"],
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 @contextlib.contextmanager
