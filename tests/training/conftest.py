@@ -89,6 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         encoder = UMT5EncoderModel(config)
     tensors = {k: t for k, t in encoder.state_dict().items() if k != "encoder.embed_tokens.weight"}
-    tensors["spiece_model"] = torch.frombuffer(bytearray(tokenizer()), dtype=torch.uint8)
+    words = tokenizer(sentences=("a square moves to the right", "close up of a square"))
+    tensors["spiece_model"] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
     save_file(tensors, folder / "umt5.safetensors")
     return folder

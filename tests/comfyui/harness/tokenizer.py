@@ -1,17 +1,21 @@
 """A tokenizer for tiny text encoders, also for the tests outside ComfyUI."""
 
 import io
+from collections.abc import Sequence
 
 SENTENCES = ("a woman walks into the rain", "close up of a cup of coffee")
 
 
-def tokenizer(vocab_size: int = 400) -> bytes:
-    """A sentencepiece model with umT5's special tokens that can encode any text, byte by byte."""
+def tokenizer(vocab_size: int = 400, sentences: Sequence[str] = SENTENCES) -> bytes:
+    """A sentencepiece model with umT5's special tokens that can encode any text, byte by byte.
+
+    Words of the sentences take few tokens.
+    """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
+        sentence_iterator=iter(sentences),
         model_writer=model,
         vocab_size=vocab_size,
         hard_vocab_limit=False,
