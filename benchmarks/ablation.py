@@ -182,15 +182,16 @@ def folder(work: Path, name: str, seed: int) -> Path:
 
 
 def one(work: Path, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train a variant and measure it. A measured one is not done again."""
+    """Train a variant and measure it. One that was measured after as many steps is kept."""
     out = folder(work, name, seed)
-    if not (out / "measured.json").exists():
+    kept = out / "measured.json"
+    if not kept.exists() or json.loads(kept.read_text())["steps"] != options.steps:
         words = ["--seed", seed, "--save.folder", out, *VARIANTS[name], *options.words.split()]
         run("-m", "moga.train", work / "config.toml", *words)
         child = [__file__, "--work", work, "--child", out, "--films", options.films]
-        found = run(*child, "--models", options.models).splitlines()[-1]
-        (out / "measured.json").write_text(found)
-    return {"variant": name, "seed": seed, **json.loads((out / "measured.json").read_text())}
+        found = json.loads(run(*child, "--models", options.models).splitlines()[-1])
+        kept.write_text(json.dumps({"steps": options.steps, **found}))
+    return {"variant": name, "seed": seed, **json.loads(kept.read_text())}
 
 
 def start(work: Path, how: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
