@@ -29,7 +29,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moga import kernels
-from moga.attention import _orders, _packed, moga_attention
+from moga.attention import _orders, _packed, layer_backends, moga_attention
 from moga.config import MoGAConfig
 from moga.flops import density
 from moga.kernels import BACKENDS, Segments, attend
@@ -123,8 +123,7 @@ def compare(
             def run(asked: str = asked) -> Tensor:
                 return moga_attention(q, k, v, routing, layout, config, backend=asked)
 
-            lengths = {n: o.lengths for n, o in _orders(routing, layout, config, 1, device).items()}
-            used = kernels.assign(asked, q[0], lengths)
+            used = layer_backends(q, layout, config, asked)
             start = time.perf_counter()
             run()
             wait(device)
@@ -192,7 +191,7 @@ def split(
         return _orders(routing, layout, config, 1, device)
 
     orders = order()
-    used = kernels.assign(name, q[0], {n: o.lengths for n, o in orders.items()})
+    used = layer_backends(q, layout, config, name)
     times = {"routing order": timed(order, device, 7)}
     parts = []
     for branch, plan in orders.items():
