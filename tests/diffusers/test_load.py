@@ -52,6 +52,28 @@ def test_a_merged_file_gives_the_model_back(merged, tmp_path, kind, prefix):
     assert not loaded.training
 
 
+def test_a_model_of_static_branches_alone_stays_one(tiny, tmp_path):
+    dit = tiny.wan()
+    config = MoGAConfig(windows=(1, 2), branches=("windows", "frames"))
+    enable_moga(dit, config)
+    write(tmp_path / "static.safetensors", wan_state_dict(dit), config)
+    loaded = load_wan(tmp_path / "static.safetensors")
+    assert moga_config(loaded) == config
+    with torch.no_grad():
+        sparse, same_again = (model(**tiny.call())[0] for model in (dit, loaded))
+        enable_moga(dit, None)
+        dense = dit(**tiny.call())[0]
+    assert torch.equal(sparse, same_again) and not torch.allclose(sparse, dense, atol=1e-3)
+
+
+def test_a_file_that_lost_its_routers_is_not_run_dense(merged, tmp_path):
+    dit = merged()
+    kept = {k: t for k, t in wan_state_dict(dit).items() if ".router." not in k}
+    write(tmp_path / "lost.safetensors", kept, moga_config(dit))
+    with pytest.raises(CheckpointError, match="lost.safetensors holds no MoGA routers"):
+        load_wan(tmp_path / "lost.safetensors")
+
+
 def test_first_and_last_frame_models(merged, tmp_path):
     dit = merged("i2v", pos_embed_seq_len=10)
     write(tmp_path / "flf.safetensors", wan_state_dict(dit), MoGAConfig())

@@ -30,7 +30,7 @@ def load_wan(
     dtype: torch.dtype | None = None,
     backend: str = AUTO,
 ) -> WanTransformer3DModel:
-    """A Wan 2.1 or 2.2 transformer on the CPU, with MoGA enabled if there are routers.
+    """A Wan 2.1 or 2.2 transformer on the CPU, with MoGA enabled if the file asks for it.
 
     path: one safetensors file in Wan's names, with or without `model.diffusion_model.` before them
         (as ComfyUI users have it; MoGA's merged files too), or in diffusers' names; or a diffusers
@@ -49,11 +49,13 @@ def load_wan(
         transformer = _from_file(file, dtype)
         own = ({}, None) if adapter else _read_routers(file)
     found, config = own if adapter is None else _read_routers(adapter)
-    if found:
-        source = (adapter or file).name
-        dim = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-        check_routers(found, config, source=source, dim=dim, blocks=transformer.config.num_layers)
-        enable_moga(transformer, config, found, backend=backend)
+    if found or config is not None:
+        if config is None or "routed" in config.branches:
+            source = (adapter or file).name
+            dim = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+            layers = transformer.config.num_layers
+            check_routers(found, config, source=source, dim=dim, blocks=layers)
+        enable_moga(transformer, config, found or None, backend=backend)
     if adapter is not None:
         _load_lora(transformer, adapter)
     return transformer
