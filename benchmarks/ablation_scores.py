@@ -55,8 +55,11 @@ def sparsity(run: Path) -> float:
     return round(1 - density(layout, config), 4)
 
 
-def films(asked: Asked) -> dict[str, float]:
-    """Sample films of held-out characters, and read who is in them."""
+def films(asked: Asked) -> dict[str, Any]:
+    """Sample films of held-out characters, and read who is in them.
+
+    "seen" is what each shot of each film shows, so that scores can be computed anew.
+    """
     import torch
     from PIL import Image
 
@@ -82,7 +85,8 @@ def films(asked: Asked) -> dict[str, float]:
             pictures.append(np.concatenate([film[end - 3] for end in ends], 1))
     rows = [np.concatenate(pictures[i : i + 2], 1) for i in range(0, min(12, len(pictures) - 1), 2)]
     Image.fromarray(np.concatenate(rows or pictures, 0)).save(asked.run / "films.png")
-    return scores(seen, [story.character.shape for story in stories])
+    read = [[(one.shape, one.colour, one.texture) for one in film] for film in seen]
+    return {**scores(seen, [story.character.shape for story in stories]), "seen": read}
 
 
 def _pipeline(asked: Asked, device: str) -> Any:
