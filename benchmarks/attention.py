@@ -335,6 +335,7 @@ def main() -> None:
             for groups in given.groups or CONFIGS:
                 rows = result["extras"].setdefault("backward", [])
                 rows += backward(layout, heads, CONFIGS[groups], device, 3)
+                save()
         if "flex" in given.extras and tokens == 75_600 and device.type == "cuda":
             share = density(layout, CONFIGS[20])
             result["extras"]["flex_attention"] = flex(layout, heads, share, device)

@@ -32,6 +32,11 @@ def tables(result: dict) -> str:
     for r in result["split"]:
         parts = ", ".join(f"{what} {ms:.2f}" for what, ms in r["ms"].items())
         lines.append(f"- {r['tokens']} tokens, M={r['groups']}, {r['backend']}: {parts}")
+    if rows := result.get("extras", {}).get("backward"):
+        lines += ["", "## Forward and backward, ms", ""]
+        lines += _head("tokens heads M backend dense MoGA times")
+        columns = ("tokens", "heads", "groups", "backend", "dense_ms", "moga_ms", "times")
+        lines += [_row(*(row[c] for c in columns)) for row in rows]
     return "\n".join(lines) + "\n"
 
 
