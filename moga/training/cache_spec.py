@@ -60,11 +60,11 @@ class CacheSpec:
 
     @cached_property
     def vae_key(self) -> str:
-        return _model_key(self.vae, "vae")
+        return model_key(self.vae, "vae")
 
     @cached_property
     def text_key(self) -> str:
-        return _model_key(self.text_encoder, "text_encoder", "tokenizer")
+        return model_key(self.text_encoder, "text_encoder", "tokenizer")
 
     @property
     def index(self) -> Path:
@@ -173,7 +173,7 @@ def _piece(examined: Examined, start: int, frames: int) -> Piece:
     return Piece(examined, start, frames, tuple(c for c, _ in kept), tuple(t for _, t in kept))
 
 
-def _model_key(path: Path, *parts: str) -> str:
+def model_key(path: Path, *parts: str) -> str:
     """Tells a model from others by its size and samples of its bytes, wherever it lies.
 
     A file, or the files of a folder: of those of its `parts` that it has, else of all of it. A file

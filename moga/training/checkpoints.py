@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+
+# RuntimeErrors that no disk raises.
+_ELSEWHERE: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+if torch.distributed.is_available():
+    _ELSEWHERE += (torch.distributed.DistError,)
 
 _NAME = re.compile(r"(\d{2})-(\d{8})")
 PROGRESS = "progress.json"
@@ -22,7 +29,10 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: `step` steps of stage number `stage` are done."""
+    """Where a training stands: `step` steps of stage number `stage` are done.
+
+    settings: what it is bound to, see `resume.bound_to`.
+    """
 
     stage: int
     step: int
@@ -46,11 +56,17 @@ class Checkpoints:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
 
     def latest(self) -> tuple[Path, Progress] | None:
-        """The newest checkpoint and where it stands."""
+        """The newest checkpoint and where it stands. Raises TrainingError for a damaged one."""
         if not (paths := self.all()):
             return None
-        data = json.loads((paths[-1] / PROGRESS).read_text(encoding="utf-8"))
-        return paths[-1], Progress(**data)
+        try:
+            data = json.loads((paths[-1] / PROGRESS).read_text(encoding="utf-8"))
+            return paths[-1], Progress(**data)
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(
+                f"the checkpoint {paths[-1]} is damaged ({error}); delete it to go on from the one "
+                "before."
+            ) from error
 
     def part(self, progress: Progress) -> Path:
         """The folder that a checkpoint grows in until it is complete."""
@@ -75,6 +91,9 @@ class Checkpoints:
         """Give a checkpoint that is written its name, and drop the oldest ones."""
         part, path = self.part(progress), self.folder / progress.name
         (part / PROGRESS).write_text(json.dumps(vars(progress), indent=1), encoding="utf-8")
+        for file in filter(Path.is_file, part.rglob("*")):
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())  # its name must not outlive a power cut without it
         if path.exists():
             shutil.rmtree(path)
         part.rename(path)
@@ -85,11 +104,13 @@ class Checkpoints:
     def guarded(self, progress: Progress, write: Callable[[Path], None]) -> None:
         """Run `write` on the growing folder; what goes wrong there leaves no trace but a sentence.
 
-        Raises TrainingError.
+        Raises TrainingError for what a disk does; errors of the GPU or the network pass through.
         """
         part = self.part(progress)
         try:
             write(part)
+        except _ELSEWHERE:
+            raise
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(

@@ -43,6 +43,15 @@ def model_state(state: Mapping[str, Tensor], lora_scale: float = 1.0) -> dict[st
     return found | router_state(state)
 
 
+def unrounded(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with its frozen weights, all but routers and LoRA, as they are in `base`."""
+    return {
+        name: tensor if _ROUTER.fullmatch(name) or _LORA.fullmatch(name)
+        else base[name.replace(_BASE, ".")]
+        for name, tensor in state.items()
+    }  # fmt: skip
+
+
 def router_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The routers alone, in Wan's names."""
     routers: dict[int, dict[str, Tensor]] = {}
@@ -59,6 +68,14 @@ def lora_state(state: Mapping[str, Tensor], lora_scale: float) -> dict[str, Tens
         name = COMFY + _wan(f"{module}.weight").removesuffix(".weight")
         found[f"{name}.lora_A.weight"] = down
         found[f"{name}.lora_B.weight"] = up * lora_scale
+    return found
+
+
+def joined(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One LoRA that does what two do, one on top of the other: their ranks side by side."""
+    found = {**first, **second}
+    for name in first.keys() & second.keys():
+        found[name] = torch.cat([first[name], second[name]], dim=int("lora_B" in name))
     return found
 
 

@@ -28,7 +28,7 @@ def build(
     Raises CheckpointError for routers or a model that cannot be trained.
     """
     whole = stage.train == "full"
-    dit = _weights(settings, earlier, torch.float32 if whole else frozen)
+    dit = base_of(settings, earlier, torch.float32 if whole else frozen)
     if takes_image(dit.config):
         raise CheckpointError(
             f"{settings.model.file} begins with an image, and this trainer knows text-to-video "
@@ -83,7 +83,8 @@ def new_transformer(sizes: Scratch, seed: int) -> WanTransformer3DModel:
         )
 
 
-def _weights(settings: Settings, earlier: Path | None, dtype: torch.dtype) -> WanTransformer3DModel:
+def base_of(settings: Settings, earlier: Path | None, dtype: torch.dtype) -> WanTransformer3DModel:
+    """What a stage begins with: the result of the stage before, or `settings.model`."""
     model = settings.model
     if earlier is not None:
         return load_wan(earlier, dtype=dtype)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from datetime import timedelta
 from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list, set_seed
 
 from ..flops import density
 from ..layout import VideoLayout
@@ -23,11 +23,15 @@ from .check import check
 from .checkpoints import Checkpoints, Progress
 from .journal import Journal
 from .read_settings import SettingsError
+from .results import DTYPES, metadata
+from .resume import bound_to, check_same
 from .rows import Examined, examine, read_rows
 from .settings import Settings
-from .stage import DTYPES, StageRun, Training, metadata
+from .stage import StageRun, Training
 from .validation import films, script_texts
 
+# One process fills the cache, and writes large files, while the others wait.
+_PATIENCE = timedelta(days=1)
 CHECKPOINTS, JOURNAL, SETTINGS = "checkpoints", "log.jsonl", "settings.json"
 
 
@@ -38,12 +42,14 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     Raises what `check` raises, RowsError, CacheError and TrainingError.
     """
     check(settings)
-    checkpoints = _checkpoints(settings)
-    found = checkpoints.latest()
-    _check_same(settings, found)
     accelerator = _accelerator(settings)
+    rows, validation_rows = _rows_of_all(settings, accelerator)
+    checkpoints = _checkpoints(settings)
+    found, bound = None, bound_to(settings, rows, accelerator.num_processes)
+    if not cache_only:
+        found = checkpoints.latest()
+        check_same(settings, bound, found[1] if found else None)
     spec = cache_spec(settings, accelerator.device)
-    rows, validation_rows = _rows(settings)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             make_cache(spec, rows + validation_rows, extra_texts=script_texts(settings))
@@ -58,7 +64,7 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
         checkpoints,
         Journal(settings.save.folder / JOURNAL),
         films(settings, spec),
-        read_cache(spec, validation_rows, settings.stages[0].seconds) if validation_rows else [],
+        bound,
         metadata(settings, revision()),
     )
     if accelerator.is_main_process:
@@ -67,7 +73,8 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     first = found[1].stage if found else 0
     for index in range(first, len(settings.stages)):
         clips = _clips(settings, spec, rows, index)
-        stage = StageRun(training, index, clips)
+        fixed = read_cache(spec, validation_rows, settings.stages[index].seconds)
+        stage = StageRun(training, index, clips, fixed)
         if found and found[1].stage == index:
             stage.resume(found[0], found[1].step)
         stage.run()
@@ -81,8 +88,11 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
 def check_only(settings: Settings) -> str:
     """Everything that `run` checks before it computes, and what it would train on, for reading."""
     pixels = check(settings)
-    _check_same(settings, _checkpoints(settings).latest())
     rows, validation_rows = _rows(settings)
+    found = _checkpoints(settings).latest()
+    if found:  # of however many processes: --check is one
+        processes = found[1].settings.get("processes", 1)
+        check_same(settings, bound_to(settings, rows, processes), found[1])
     data, frames = settings.data, max(1, round(max(settings.lengths) * settings.data.fps))
     lines = [f"{len(rows)} clips to train on, {len(validation_rows)} to validate on"]
     layout = VideoLayout((frames + 3) // 4, data.height // pixels, data.width // pixels)
@@ -137,7 +147,16 @@ def _accelerator(settings: Settings) -> Accelerator:
         log_with=list(settings.log.trackers) or None,
         project_dir=settings.save.folder,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def _rows_of_all(
+    settings: Settings, accelerator: Accelerator
+) -> tuple[list[Examined], list[Examined]]:
+    """What `_rows` returns; one process reads the videos for all of them."""
+    found = [_rows(settings) if accelerator.is_main_process else None]
+    return broadcast_object_list(found)[0]
 
 
 def _rows(settings: Settings) -> tuple[list[Examined], list[Examined]]:
@@ -169,29 +188,6 @@ def _clips(
     if not clips:
         raise SettingsError(f"{settings.data.rows} holds no clip; add some.")
     return clips
-
-
-def _check_same(settings: Settings, found: tuple[Path, Progress] | None) -> None:
-    """Raise SettingsError where a training of other settings would be continued."""
-    if found is None:
-        return
-    now, then = _flat(settings.for_resume()), _flat(found[1].settings)
-    for name in sorted(now | then):
-        if now.get(name) != then.get(name):
-            raise SettingsError(
-                f"{settings.save.folder} holds a training with {name} = {then.get(name)}, now it "
-                f"is {now.get(name)}; set it back to go on, or give another save.folder."
-            )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        pairs = [(f"{name}.{key}" if name else key, inner) for key, inner in value.items()]
-    elif isinstance(value, (list, tuple)):
-        pairs = [(f"{name}.{i}", inner) for i, inner in enumerate(value)]
-    else:
-        return {name: value}
-    return {key: leaf for prefix, inner in pairs for key, leaf in _flat(inner, prefix).items()}
 
 
 def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:

@@ -103,7 +103,7 @@ class Optimizer(Section):
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps, in every stage")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay; 0 is off")
-    precision: Literal["bf16", "fp16", "no"] = Field("bf16", description="of the computation")
+    precision: Literal["bf16", "no"] = Field("bf16", description="of the computation")
     checkpointing: bool = Field(True, description="recompute each block in backward")
 
 
@@ -219,14 +219,12 @@ class Settings(Section):
         return tuple(sorted({stage.seconds for stage in self.stages}))
 
     def for_resume(self) -> dict[str, Any]:
-        """What a checkpoint is bound to: all that changes the numbers of the steps already done.
+        """What a checkpoint is bound to: all that changes the numbers of its steps.
 
         Files count by their names, so that a training may be moved.
         """
         loose = {"workers": True, "save": True, "log": True, "validation": True}
-        kept = self.model_dump(exclude={**loose, "data": {"cache", "validation_rows"}})
-        kept["stages"] = [{**stage, "steps": None} for stage in kept["stages"]]
-        return _by_name(kept)
+        return _by_name(self.model_dump(exclude={**loose, "data": {"cache", "validation_rows"}}))
 
 
 def _by_name(value: Any) -> Any:

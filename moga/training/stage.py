@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from diffusers.optimization import get_scheduler
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,20 +24,22 @@ from .cache import CachedClip
 from .cache_spec import CacheSpec, text_file
 from .checkpoints import Checkpoints, Progress, TrainingError
 from .ema import Ema
-from .export import lora_state, model_state, router_state, write_model
+from .export import unrounded
 from .journal import Journal, numbers
-from .model import build, parameter_groups, router_parameters
+from .model import base_of, build, parameter_groups, router_parameters
 from .objective import Losses, group_load, losses
 from .optimizers import make_optimizer
+from .results import write_results
 from .settings import Settings, Stage
 from .validation import Film, FixedClips, render
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Training:
-    """What all stages share. metadata: written into every file of weights."""
+    """What all stages share.
+
+    bound: what its checkpoints are bound to. metadata: written into every file of weights.
+    """
 
     settings: Settings
     accelerator: Accelerator
@@ -47,7 +47,7 @@ class Training:
     checkpoints: Checkpoints
     journal: Journal
     films: list[Film]
-    validation: list[CachedClip]
+    bound: dict[str, Any]
     metadata: dict[str, str]
 
     @property
@@ -59,20 +59,30 @@ class Training:
         name = self.settings.stages[index].name
         return self.folder / "stages" / f"{index:02d}-{name}.safetensors"
 
+    def adapter(self, index: int) -> Path:
+        """The LoRA of all stages up to number `index`, where there is one."""
+        return self.result(index).with_suffix(".lora.safetensors")
+
 
 class StageRun:
-    """A stage on its way. clips: what it trains on."""
+    """A stage on its way. clips: what it trains on. validation: what its loss is measured on."""
 
-    def __init__(self, training: Training, index: int, clips: list[CachedClip]) -> None:
+    def __init__(
+        self,
+        training: Training,
+        index: int,
+        clips: list[CachedClip],
+        validation: list[CachedClip],
+    ) -> None:
         self.training, self.index = training, index
         self.stage: Stage = training.settings.stages[index]
         self.accelerator = training.accelerator
         settings, stage = training.settings, self.stage
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        narrow = settings.optimizer.precision == "bf16" and not sharded
-        frozen = torch.bfloat16 if narrow else torch.float32
-        earlier = training.result(index - 1) if index else None
-        dit = build(settings, stage, earlier, frozen)
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        narrow = settings.optimizer.precision == "bf16" and not self.sharded
+        self.frozen = torch.bfloat16 if narrow else torch.float32
+        self.earlier = training.result(index - 1) if index else None
+        dit = build(settings, stage, self.earlier, self.frozen)
         self.config: MoGAConfig | None = moga_config(dit)
         self.accelerator.gradient_accumulation_steps = stage.accumulate
         optimizer = make_optimizer(settings.optimizer, parameter_groups(dit, stage))
@@ -88,8 +98,8 @@ class StageRun:
         decay = settings.optimizer.ema
         self.ema = Ema(self.trained, decay) if decay else None
         empty = text_file(training.spec, "")
-        self.fixed = FixedClips(training.validation, empty, settings) if (
-            training.validation and settings.validation.loss_every
+        self.fixed = FixedClips(validation, empty, settings) if (
+            validation and settings.validation.loss_every
         ) else None  # fmt: skip
         salt = (settings.seed, index)
         self.deal = Deal(clips, stage.batch, settings.seed * 1000 + index)
@@ -107,7 +117,7 @@ class StageRun:
         """Go on from a checkpoint with `step` steps done."""
         self.accelerator.load_state(path)
         if self.ema is not None:
-            self.ema.load(path / f"ema-{self.accelerator.process_index}.safetensors")
+            self.ema.load(path / self._ema_file)
         self.schedule.last_epoch = step
         self.done = step
 
@@ -162,14 +172,16 @@ class StageRun:
         for _ in range(self.stage.accumulate):
             batch = next(drawn).to(accelerator.device)
             sources += batch.sources
-            with accelerator.accumulate(self.model), accelerator.autocast():
+            with accelerator.accumulate(self.model):
                 found = losses(self.model, batch, settings.objective.shift)
                 accelerator.backward(found.total(settings.objective.balance))
             parts.append(found)
         velocity = torch.stack([part.velocity.detach() for part in parts]).mean()
-        self._refuse_nan(velocity, step, sources)
+        self._refuse_nan("loss", velocity, step, sources)
         lr = self.optimizer.param_groups[0]["lr"]
-        norms = self._update()
+        norms = self._clip()
+        self._refuse_nan("gradient", torch.tensor(norms["grad_norm"]), step, sources)
+        self._update()
         row: dict[str, Any] = {"stage": self.index, "step": step}
         row["loss"] = accelerator.reduce(velocity, "mean").item()
         if parts[-1].balance is not None:
@@ -178,31 +190,32 @@ class StageRun:
         row |= {"lr": lr, **norms}
         return row, parts[-1].routings
 
-    def _refuse_nan(self, loss: Tensor, step: int, sources: list[str]) -> None:
-        bad = accelerator_sum(self.accelerator, ~torch.isfinite(loss))
-        if not bad:
+    def _refuse_nan(self, what: str, value: Tensor, step: int, sources: list[str]) -> None:
+        bad = ~torch.isfinite(value).to(self.accelerator.device)
+        if not accelerator_sum(self.accelerator, bad):
             return
-        named = gather_object([] if torch.isfinite(loss) else sources)
+        named = gather_object(sources if bad else [])
         raise TrainingError(
-            f"the loss of step {step} in stage {self.stage.name!r} is not a number, on "
+            f"the {what} of step {step} in stage {self.stage.name!r} is not a number, on "
             f"{', '.join(named)}; look at these clips or lower the learning rate, and start "
             f"again{self.training.checkpoints.safe()}."
         )
 
-    def _update(self) -> dict[str, float]:
-        """Step the optimizer. Returns gradient norms as they were before clipping."""
+    def _clip(self) -> dict[str, float]:
+        """Clip the gradients. Returns their norms as they were before."""
         clip = self.training.settings.optimizer.clip
-        self.accelerator.unscale_gradients()
         routers = [p.grad for p in self.routers if p.grad is not None]
         router_norm = torch.nn.utils.get_total_norm(routers) if routers else None
         norm = self.accelerator.clip_grad_norm_(self.trained, clip or float("inf"))
+        norms = {"grad_norm": _number(norm)}
+        return norms if router_norm is None else {**norms, "router_grad_norm": _number(router_norm)}
+
+    def _update(self) -> None:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step()
-        norms = {"grad_norm": _number(norm)}
-        return norms if router_norm is None else {**norms, "router_grad_norm": _number(router_norm)}
 
     def _look(self, step: int) -> None:
         """The validation loss and the films that are due after `step` steps."""
@@ -258,21 +271,26 @@ class StageRun:
     def save(self) -> None:
         """Write a checkpoint. Raises TrainingError when there is no room for it."""
         accelerator, checkpoints = self.accelerator, self.training.checkpoints
-        progress = Progress(self.index, self.done, self.training.settings.for_resume())
+        progress = Progress(self.index, self.done, self.training.bound)
         if accelerator.is_main_process:
             checkpoints.begin(progress, self._size())
         accelerator.wait_for_everyone()
 
         def write(part: Path) -> None:
             accelerator.save_state(part)
-            if self.ema is not None:
-                self.ema.save(part / f"ema-{accelerator.process_index}.safetensors")
+            if self.ema is not None and (self.sharded or accelerator.is_main_process):
+                self.ema.save(part / self._ema_file)
 
         checkpoints.guarded(progress, write)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             checkpoints.complete(progress)
         accelerator.wait_for_everyone()
+
+    @property
+    def _ema_file(self) -> str:
+        """Of this process's share of the weights; all have the whole unless they are sharded."""
+        return f"ema-{self.accelerator.process_index if self.sharded else 0}.safetensors"
 
     def _size(self) -> int:
         """About the bytes of a checkpoint: all weights, two or three numbers per trained one."""
@@ -285,43 +303,15 @@ class StageRun:
         with self.ema.applied() if self.ema else nullcontext():
             state = self.accelerator.get_state_dict(self.model)
             if self.accelerator.is_main_process:
-                self._write_results(state)
-
-    def _write_results(self, state: dict[str, Tensor]) -> None:
-        training, settings = self.training, self.training.settings
-        scale = settings.lora.alpha / settings.lora.rank
-        whole, routers = model_state(state, scale), router_state(state)
-
-        def leave(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_model(path, tensors, self.config, dtype, training.metadata)
-            except (OSError, SafetensorError) as error:
-                raise TrainingError(
-                    f"{path} could not be written ({error}); make room and start again"
-                    f"{training.checkpoints.safe()}."
-                ) from error
-
-        if self.index < len(settings.stages) - 1:
-            leave(training.result(self.index), whole, torch.float32)
-            return
-        dtype = DTYPES[settings.save.dtype]
-        leave(training.folder / "model.safetensors", whole, dtype)
-        if routers:
-            leave(training.folder / "routers.safetensors", routers, dtype)
-        if lora := lora_state(state, scale):
-            leave(training.folder / "adapter.safetensors", {**routers, **lora}, dtype)
+                if self.stage.train != "full" and self.frozen != torch.float32:
+                    exact = base_of(self.training.settings, self.earlier, torch.float32)
+                    state = unrounded(state, exact.state_dict())
+                write_results(self.training, self.index, state, self.config)
 
 
 def accelerator_sum(accelerator: Accelerator, flag: Tensor) -> int:
     """How many processes raise a flag."""
     return int(accelerator.reduce(flag.float(), "sum").item())
-
-
-def metadata(settings: Settings, revision: str) -> dict[str, str]:
-    """What every file of weights says about its making."""
-    text = json.dumps({"revision": revision, "settings": settings.model_dump(mode="json")})
-    return {"moga_training": text}
 
 
 def _number(value: Any) -> float:

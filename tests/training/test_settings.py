@@ -110,7 +110,7 @@ def test_two_stages_of_one_name(tmp_path):
 
 def test_what_a_checkpoint_is_bound_to(config):
     settings = read_settings(config)
-    same = read_settings(config, ["--save.keep_last", "9", "--stages.0.steps", "7"])
+    same = read_settings(config, ["--save.keep_last", "9", "--workers", "7"])
     other = read_settings(config, ["--stages.0.lr", "1"])
     assert settings.for_resume() == same.for_resume() != other.for_resume()
 

@@ -1,5 +1,6 @@
 """`python -m moga.train` on real files with tiny models: what it leaves, and what stops it."""
 
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import read_header
 from moga.hosts.diffusers import ShotCall, load_wan, moga_config
 from moga.train import main
+from moga.training import stage
 from moga.training.checkpoints import PROGRESS, Checkpoints
 
 CONFIG = """
@@ -61,6 +63,7 @@ router_lr = 1e-2
 accumulate = 2
 """
 STEPS = {"routers": 4, "full": 6}
+ROUTERS = "stages/00-routers.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,8 @@ def test_every_step_is_logged_with_what_the_routers_do(trained):
     assert [r["lr"] for r in rows[:4]] == pytest.approx([0, 5e-3, 1e-2, 1e-2])
     looks = [row for row in log(trained) if "validation" in row]
     assert [(r["stage"], r["step"]) for r in looks] == [(0, 0), (0, 4), (1, 0), (1, 4)]
+    # The same model, on the longer clips of the next stage.
+    assert looks[1]["validation"] != pytest.approx(looks[2]["validation"], rel=1e-6)
     assert all("dense" in row for row in looks if row["step"] == 0)
 
 
@@ -172,7 +177,7 @@ def test_a_router_file_goes_on_the_model_it_belongs_to(trained):
 
 def test_a_stage_trains_what_it_says(trained):
     before = load_file(trained / "wan.safetensors")
-    between = weights(trained, "stages/00-routers.safetensors")
+    between = weights(trained, ROUTERS)
     after = weights(trained)
     assert all(torch.equal(before[k], between[k]) for k in before)
     moved = {k for k in between if not torch.equal(between[k], after[k])}
@@ -193,8 +198,10 @@ def test_the_average_lags_behind(project, trained):
     assert 0 < near < far
 
 
-def test_a_lora_stage_leaves_adapter_and_merged_model(project):
-    words = ["--stages.1.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
+@pytest.mark.parametrize("first", ["routers", "lora"])
+def test_lora_stages_leave_adapter_and_merged_model(project, first):
+    words = ["--stages.0.train", first, "--stages.1.train", "lora"]
+    words += ["--lora.rank", "4", "--lora.alpha", "8"]
     assert train(project, *words) == 0
     folder = project / "training"
     adapter = load_file(folder / "adapter.safetensors")
@@ -207,6 +214,13 @@ def test_a_lora_stage_leaves_adapter_and_merged_model(project):
     found = [velocity(dit) for dit in (merged, beside, plain)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found[0], found[2], rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_on_a_model_that_was_trained_is_no_adapter(project, capsys):
+    words = ["--stages.0.train", "full", "--stages.1.train", "lora"]
+    assert train(project, *words) == 0
+    assert not (project / "training" / "adapter.safetensors").exists()
+    assert "full: leaves no adapter.safetensors" in capsys.readouterr().out
 
 
 @torch.no_grad()
@@ -254,6 +268,9 @@ def test_half_precision_keeps_routers_and_trained_weights_wide(project):
     state = load_file(last / "model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(row["loss"] < 10 for row in log(project) if "loss" in row)
+    # The first stage ran on rounded copies of what it does not train, and leaves what it was given.
+    before, between = load_file(project / "wan.safetensors"), weights(project, ROUTERS)
+    assert all(torch.equal(before[key], between[key]) for key in before)
 
 
 def test_tensorboard_gets_the_numbers(project):
@@ -350,6 +367,29 @@ def poison(project):
             with safe_open(path, "pt") as file:
                 header = file.metadata()
             save_file({"latent": tensors["latent"] * float("nan")}, path, header)
+
+
+def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
+    project, trained, capsys, monkeypatch
+):
+    """In step 3 of the second stage, after which a checkpoint is due."""
+    calls = itertools.count(1)
+    real = stage.losses
+
+    def losses(*words):
+        found = real(*words)
+        if next(calls) == STEPS["routers"] + 5:  # two forwards a step
+            found.velocity.register_hook(lambda gradient: gradient * float("inf"))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "losses", losses)
+        message = refused(project, capsys)
+    assert "the gradient of step 3 in stage 'full' is not a number, on" in message
+    assert "it goes on from step 4" in message
+    last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
+    state = load_file(last / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
@@ -461,15 +501,15 @@ def launch(project, *words):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_two_processes_train_as_one_that_accumulates(project, tmp_path_factory, files):
+def test_two_processes_train_as_one_that_accumulates(project, tmp_path_factory, files, capsys):
     alone = tmp_path_factory.mktemp("alone")
     for path in files.iterdir():
         (alone / path.name).symlink_to(path)
     (alone / "config.toml").write_text(CONFIG)
-    words = ["--stages.0.accumulate", "2", "--optimizer.ema", "0"]
-    assert train(alone, *words) == 0
-    run = launch(project, "--stages.1.accumulate", "1", "--optimizer.ema", "0")
+    assert train(alone, "--stages.0.accumulate", "2") == 0
+    run = launch(project, "--stages.1.accumulate", "1")
     assert run.returncode == 0, run.stderr
+    assert len(list((project / "training/checkpoints/01-00000006").glob("ema-*"))) == 1
     about = json.loads((project / "training" / "settings.json").read_text())
     assert about["processes"] == 2
     one, two = (load_wan(p / "training" / "model.safetensors") for p in (alone, project))
@@ -477,3 +517,5 @@ def test_two_processes_train_as_one_that_accumulates(project, tmp_path_factory, 
     for a, b in zip(log(alone), log(project), strict=True):
         if "loss" in a:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+    message = refused(project, capsys, "--stages.1.accumulate", "1")
+    assert "processes = 2, now it is 1" in message
