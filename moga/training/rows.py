@@ -60,10 +60,6 @@ class Row:
         """What is encoded for each shot, as `moga.shots.ShotList.texts` joins it."""
         return _script([shot.caption for shot in self.shots], self.global_text).texts
 
-    def text(self, shot: int) -> str:
-        """What is encoded for one shot, counted from 0."""
-        return self.texts[shot]
-
 
 @dataclass(frozen=True)
 class Examined:

@@ -17,11 +17,16 @@ from moga.generate import main
 from moga.generation.memory import Memory
 from moga.generation.options import parse, parser
 from moga.generation.sheet import ContactSheet
-from moga.generation.tensors import write_embeddings
 from moga.shots import ShotList
 
 SCRIPT = "global: rain.\n[5f] a woman walks\n[0.25s] coffee\n"
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def save_text(path, prompt, *negative):
+    """What --embeddings reads."""
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    save_file(dict(zip(names, (prompt, *negative), strict=False)), path)
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def line(model_files, tmp_path):
     script = tmp_path / "story.txt"
     script.write_text(SCRIPT)
     torch.manual_seed(0)
-    write_embeddings(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
+    save_text(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
 
     def line(**changes):
         options = {
@@ -216,8 +221,8 @@ def test_bad_requests(line, model_files, tmp_path, monkeypatch, capsys, changes,
     monkeypatch.chdir(tmp_path)
     Path("there.mp4").touch()
     Image.new("RGB", (48, 32)).save("first.png")
-    write_embeddings(Path("alone.safetensors"), torch.zeros(2, 9, 64))
-    write_embeddings(Path("wide.safetensors"), torch.zeros(2, 9, 32), torch.zeros(1, 9, 32))
+    save_text(Path("alone.safetensors"), torch.zeros(2, 9, 64))
+    save_text(Path("wide.safetensors"), torch.zeros(2, 9, 32), torch.zeros(1, 9, 32))
     save_file({"latents": torch.zeros(1, 16, 2, 4, 6)}, "small.safetensors")
     named = {"model", "model_low", "vae", "routers", "routers_low", "embeddings", "text_encoder",
              "latents"}  # fmt: skip
