@@ -108,8 +108,8 @@ def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
         if size < multiple or size % multiple:
             near = max(multiple, round(size / multiple) * multiple)
             raise UsageError(
-                f"--size has a {name} of {size}; {models.first.name} needs a multiple of "
-                f"{multiple}, such as {near}."
+                f"--size has a {name} of {size}; {_whose(models)} needs a multiple of {multiple}, "
+                f"such as {near}."
             )
     layout = VideoLayout(
         shots.latent_frames,
@@ -128,6 +128,10 @@ def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
                 f"{'shorten the shots' if name == 'frames' else 'make --size smaller'}."
             )
     return layout
+
+
+def _whose(models: Models) -> str:
+    return models.first.name if models.transformers else "Wan"
 
 
 def _check_tensors(
