@@ -4,67 +4,111 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import CheckpointError
 from ..config import ConfigError
 from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
 from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
-from ..kernels import AUTO, require
-from .cache_spec import vae_settings
+from ..kernels import AUTO, BackendError, require
+from ..shotscript import ShotScriptError, located
+from .cache_spec import CacheError, vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import Settings
-from .validation import read_scripts
+from .validation import read_script
+
+_WRONG = (BackendError, CacheError, CheckpointError, ConfigError, SettingsError, ShotScriptError)
 
 
 def check(settings: Settings) -> int:
     """Hold the settings and the headers of all files against each other.
 
     Returns the pixels of a token, along width and height.
-    Raises SettingsError, CheckpointError, ConfigError, BackendError and ShotScriptError, each with
-    what to change.
+    Raises SettingsError: a line for everything that is wrong, each with what to change.
     """
-    files = {"data.rows": settings.data.rows, "data.validation_rows": settings.data.validation_rows}
+    data, problems = settings.data, _Problems()
+    for name, path in (("data.rows", data.rows), ("data.validation_rows", data.validation_rows)):
+        with problems.kept():
+            if path is not None:
+                _there(name, path)
     for number, path in enumerate(settings.validation.scripts):
-        files[f"validation.scripts.{number}"] = path
-    for name, path in files.items():
-        if path is not None and not path.is_file():
-            raise SettingsError(f"{name} is {path}, which is not there; check the path.")
+        name = f"validation.scripts.{number}"
+        with problems.kept(), located(name):
+            _there(name, path)
+            read_script(path, data.fps)
     for stage in settings.stages:
-        try:
+        with problems.kept(f"stage {stage.name!r}: "):
             settings.moga.config(stage)
-        except ConfigError as error:
-            raise SettingsError(f"stage {stage.name!r}: {error}") from None
-    _check_groups(settings)
-    if settings.backend != AUTO:
-        require(settings.backend)
-    check_optimizer(settings.optimizer)
+    with problems.kept():
+        if settings.backend != AUTO:
+            require(settings.backend)
+    with problems.kept():
+        check_optimizer(settings.optimizer)
     for tracker in settings.log.trackers:
         if importlib.util.find_spec(tracker) is None:
-            raise SettingsError(f"log.trackers names {tracker!r}; install it, or leave it out.")
-    config = _transformer(settings)
-    vae = vae_settings(settings.data.vae)
-    check_vae(vae.get("z_dim", 16), config["out_channels"])
-    check_text_width(_text_width(settings.data.text_encoder), config["text_dim"])
-    pixels = vae.get("scale_factor_spatial", 8) * config["patch_size"][1]
-    _check_size(settings, pixels)
-    read_scripts(settings)
+            problems.append(f"log.trackers names {tracker!r}; install it, or leave it out.")
+    config = vae = width = None
+    with problems.kept():
+        config = _transformer(settings)
+    with problems.kept():
+        _check_groups(settings)
+    with problems.kept():
+        _there("data.vae", data.vae, folder=True)
+        vae = vae_settings(data.vae)
+    with problems.kept():
+        _there("data.text_encoder", data.text_encoder, folder=True)
+        width = _text_width(data.text_encoder)
+    if config and vae:
+        with problems.kept():
+            check_vae(vae.get("z_dim", 16), config["out_channels"])
+        pixels = vae.get("scale_factor_spatial", 8) * config["patch_size"][1]
+        for name in ("width", "height"):
+            with problems.kept():
+                _check_size(f"data.{name}", getattr(data, name), pixels)
+    if config and width:
+        with problems.kept():
+            check_text_width(width, config["text_dim"])
+    if problems:
+        raise SettingsError("\n".join(dict.fromkeys(problems)))
     return pixels
 
 
+class _Problems(list[str]):
+    """What is wrong, in words."""
+
+    @contextmanager
+    def kept(self, before: str = "") -> Iterator[None]:
+        """Note what stops the block, and go on after it."""
+        try:
+            yield
+        except _WRONG as error:
+            self.append(f"{before}{error}")
+
+
+def _there(name: str, path: Path, *, folder: bool = False) -> None:
+    if not (path.is_file() or (folder and path.is_dir())):
+        raise SettingsError(f"{name} is {path}, which is not there; check the path.")
+
+
 def _check_groups(settings: Settings) -> None:
-    """Routers pass from stage to stage unless a stage asks for another number of groups."""
+    """Routers pass from stage to stage unless a stage asks for another number of groups.
+
+    Raises SettingsError, CheckpointError.
+    """
     if settings.model.attention == "dense" or "routed" not in settings.moga.branches:
         return
     groups = None
     if settings.model.routers not in ("random", "file"):
+        _there("model.routers", settings.model.routers)
         file = open_routers(settings.model.routers)
         groups = next(iter(router_shapes(file).values()))["weight"][0]
     for stage in settings.stages:
-        wanted = settings.moga.config(stage).groups
+        wanted = stage.groups or settings.moga.groups
         if groups not in (None, wanted) and stage.groups is None:
             raise SettingsError(
                 f"stage {stage.name!r} gets routers of {groups} groups and moga.groups is "
@@ -83,6 +127,7 @@ def _transformer(settings: Settings) -> Mapping[str, Any]:
             )
         channels = model.scratch.channels
         return {"out_channels": channels, "text_dim": model.scratch.text, "patch_size": (1, 2, 2)}
+    _there("model.file", model.file, folder=True)
     if model.routers == "file" and (model.file.is_dir() or not router_shapes(open_wan(model.file))):
         raise SettingsError(
             f"model.routers is 'file', but {model.file.name} holds no routers; give a router file, "
@@ -113,12 +158,9 @@ def _config(folder: Path, part: str) -> Mapping[str, Any]:
     raise SettingsError(f"{folder} has no {part}; give a diffusers folder or a .safetensors file.")
 
 
-def _check_size(settings: Settings, multiple: int) -> None:
-    for name in ("width", "height"):
-        value = getattr(settings.data, name)
-        if value % multiple:
-            near = max(multiple, round(value / multiple) * multiple)
-            raise SettingsError(
-                f"data.{name} is {value}; this model needs a multiple of {multiple}, such as "
-                f"{near}."
-            )
+def _check_size(name: str, value: int, multiple: int) -> None:
+    if value % multiple:
+        near = max(multiple, round(value / multiple) * multiple)
+        raise SettingsError(
+            f"{name} is {value}; this model needs a multiple of {multiple}, such as {near}."
+        )

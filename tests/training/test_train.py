@@ -420,6 +420,41 @@ def test_a_wrong_request_is_one_sentence_and_costs_nothing(
     assert not (project / "cache").exists() and not (project / "training").exists()
 
 
+def test_everything_wrong_is_told_at_once(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "bad.txt").write_text("[5x] what")
+    words = ["--data.rows", "no.jsonl", "--data.validation_rows", "no2.jsonl"]
+    words += ["--validation.scripts", '["no.txt", "bad.txt"]', "--data.vae", "no.vae"]
+    words += ["--model.routers", "no.routers", "--data.text_encoder", "vae.safetensors"]
+    words += ["--stages.0.groups", "300", "--backend", "no", "--log.trackers", '["wandb"]']
+    words += ["--optimizer.kind", "adamw8bit", "--save.folder", "out"]
+    gone = "which is not there; check the path."
+    wrong = refused(project, capsys, *words).removeprefix("moga.train: ").splitlines()
+    for line in (
+        f"data.rows is no.jsonl, {gone}",
+        f"data.validation_rows is no2.jsonl, {gone}",
+        f"validation.scripts.0 is no.txt, {gone}",
+        f"data.vae is no.vae, {gone}",
+        f"model.routers is no.routers, {gone}",
+        "log.trackers names 'wandb'; install it, or leave it out.",
+    ):
+        wrong.remove(line)
+    starts = ("validation.scripts.1: script line 1", "stage 'routers': groups is 300", "backend",
+              "optimizer.kind is 'adamw8bit'", "vae.safetensors is not a UMT5")  # fmt: skip
+    assert [any(line.startswith(s) for line in wrong) for s in starts] == [True] * 5, wrong
+    assert len(wrong) == 5
+    assert not (project / "out").exists() and not (project / "cache").exists()
+
+
+def test_sizes_are_told_together_with_what_does_not_belong(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    words = ["--data.width", "33", "--data.height", "30", "--model.file", "no", "--model.routers"]
+    (line,) = refused(project, capsys, *words, "random").splitlines()
+    assert line == "moga.train: model.file is no, which is not there; check the path."
+    wrong = refused(project, capsys, *words[:4]).splitlines()
+    assert [line.split(";")[0].split()[-3] for line in wrong] == ["data.width", "data.height"]
+
+
 def test_routers_that_send_all_to_one_group(project, trained, capsys):
     routers = load_file(trained / "training" / "routers.safetensors")
     with safe_open(trained / "training" / "routers.safetensors", "pt") as file:
