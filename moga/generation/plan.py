@@ -70,7 +70,7 @@ def make_plan(options: Options) -> Plan:
     Raises ShotScriptError, ShotMismatchError, UsageError, CheckpointError and ConfigError, each
     with one sentence.
     """
-    shots = _read_script(options)
+    shots = ShotList.read(options.script, options.fps)
     if options.image is not None:
         open_image(options.image)
     models = examine(options)
@@ -92,14 +92,6 @@ def make_plan(options: Options) -> Plan:
     _check_disk(plan)
     find_ffmpeg()  # better missed now than after sampling
     return plan
-
-
-def _read_script(options: Options) -> ShotList:
-    try:
-        text = options.script.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{options.script} is not text in UTF-8; save it as such.") from None
-    return ShotList.parse(text, options.fps)
 
 
 def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:

@@ -15,12 +15,12 @@ from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
 from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
 from ..kernels import AUTO, BackendError, require
+from ..shots import ShotList
 from ..shotscript import ShotScriptError, located
 from .cache_spec import CacheError, vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import Settings
-from .validation import read_script
 
 _WRONG = (BackendError, CacheError, CheckpointError, ConfigError, SettingsError, ShotScriptError)
 
@@ -40,7 +40,10 @@ def check(settings: Settings) -> int:
         name = f"validation.scripts.{number}"
         with problems.kept(), located(name):
             _there(name, path)
-            read_script(path, data.fps)
+            ShotList.read(path, data.fps)
+    for name, path in (("data.cache", data.cache), ("save.folder", settings.save.folder)):
+        with problems.kept():
+            _may_be_folder(name, path)
     for stage in settings.stages:
         with problems.kept(f"stage {stage.name!r}: "):
             settings.moga.config(stage)
@@ -93,6 +96,12 @@ class _Problems(list[str]):
 def _there(name: str, path: Path, *, folder: bool = False) -> None:
     if not (path.is_file() or (folder and path.is_dir())):
         raise SettingsError(f"{name} is {path}, which is not there; check the path.")
+
+
+def _may_be_folder(name: str, path: Path) -> None:
+    found = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not found.is_dir():
+        raise SettingsError(f"{name} is {path}, but {found} is a file; choose another folder.")
 
 
 def _check_groups(settings: Settings) -> None:

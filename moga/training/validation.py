@@ -56,11 +56,6 @@ class Film:
     negative: Tensor
 
 
-def read_script(path: Path, fps: float) -> ShotList:
-    """A shot script of `validation.scripts`. Raises ShotScriptError, OSError."""
-    return ShotList.parse(path.read_text(encoding="utf-8"), fps)
-
-
 def script_texts(settings: Settings) -> list[str]:
     """All texts that films need encoded."""
     texts = [text for shots in _scripts(settings).values() for text in shots.texts]
@@ -83,7 +78,7 @@ def films(settings: Settings, spec: CacheSpec) -> list[Film]:
 
 def _scripts(settings: Settings) -> dict[str, ShotList]:
     paths = settings.validation.scripts
-    return {path.stem: read_script(path, settings.data.fps) for path in paths}
+    return {path.stem: ShotList.read(path, settings.data.fps) for path in paths}
 
 
 @torch.no_grad()

@@ -423,17 +423,23 @@ def test_a_wrong_request_is_one_sentence_and_costs_nothing(
 def test_everything_wrong_is_told_at_once(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     (project / "bad.txt").write_text("[5x] what")
+    (project / "latin.txt").write_bytes(b"[5f] \xff")
+    (project / "full").write_text("a file")
     words = ["--data.rows", "no.jsonl", "--data.validation_rows", "no2.jsonl"]
-    words += ["--validation.scripts", '["no.txt", "bad.txt"]', "--data.vae", "no.vae"]
+    words += ["--validation.scripts", '["no.txt", "bad.txt", "latin.txt"]', "--data.vae", "no.vae"]
     words += ["--model.routers", "no.routers", "--data.text_encoder", "vae.safetensors"]
     words += ["--stages.0.groups", "300", "--backend", "no", "--log.trackers", '["wandb"]']
-    words += ["--optimizer.kind", "adamw8bit", "--save.folder", "out"]
+    words += ["--optimizer.kind", "adamw8bit", "--save.folder", "full"]
+    words += ["--data.cache", "full/cache"]
     gone = "which is not there; check the path."
     wrong = refused(project, capsys, *words).removeprefix("moga.train: ").splitlines()
     for line in (
         f"data.rows is no.jsonl, {gone}",
         f"data.validation_rows is no2.jsonl, {gone}",
         f"validation.scripts.0 is no.txt, {gone}",
+        "validation.scripts.2: latin.txt is not text in UTF-8; save it as such.",
+        "save.folder is full, but full is a file; choose another folder.",
+        f"data.cache is full/cache, but {project}/full is a file; choose another folder.",
         f"data.vae is no.vae, {gone}",
         f"model.routers is no.routers, {gone}",
         "log.trackers names 'wandb'; install it, or leave it out.",
@@ -443,7 +449,7 @@ def test_everything_wrong_is_told_at_once(project, capsys, monkeypatch):
               "optimizer.kind is 'adamw8bit'", "vae.safetensors is not a UMT5")  # fmt: skip
     assert [any(line.startswith(s) for line in wrong) for s in starts] == [True] * 5, wrong
     assert len(wrong) == 5
-    assert not (project / "out").exists() and not (project / "cache").exists()
+    assert not (project / "cache").exists()
 
 
 def test_sizes_are_told_together_with_what_does_not_belong(project, capsys, monkeypatch):
