@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
+from torch import nn
 
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
@@ -20,7 +25,7 @@ from ..shotscript import ShotScriptError, located
 from .cache_spec import CacheError, vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
-from .settings import Settings
+from .settings import LORA_TARGETS, Settings
 
 _WRONG = (BackendError, CacheError, CheckpointError, ConfigError, SettingsError, ShotScriptError)
 
@@ -41,6 +46,13 @@ def check(settings: Settings) -> int:
         with problems.kept(), located(name):
             _there(name, path)
             ShotList.read(path, data.fps)
+    for script in settings.validation.scripts:
+        same = [path for path in settings.validation.scripts if path.stem == script.stem]
+        if len(same) > 1:
+            problems.append(
+                f"validation.scripts has {' and '.join(map(str, same))}, whose films would have "
+                "one name; rename one."
+            )
     for name, path in (("data.cache", data.cache), ("save.folder", settings.save.folder)):
         with problems.kept():
             _may_be_folder(name, path)
@@ -73,6 +85,9 @@ def check(settings: Settings) -> int:
         for name in ("width", "height"):
             with problems.kept():
                 _check_size(f"data.{name}", getattr(data, name), pixels)
+    if config:
+        with problems.kept():
+            _check_lora(settings, config["num_layers"])
     if config and width:
         with problems.kept():
             check_text_width(width, config["text_dim"])
@@ -134,8 +149,12 @@ def _transformer(settings: Settings) -> Mapping[str, Any]:
             raise SettingsError(
                 "model.routers is 'file', but model.scratch has none; use 'random'."
             )
-        channels = model.scratch.channels
-        return {"out_channels": channels, "text_dim": model.scratch.text, "patch_size": (1, 2, 2)}
+        return {
+            "num_layers": model.scratch.layers,
+            "out_channels": model.scratch.channels,
+            "text_dim": model.scratch.text,
+            "patch_size": (1, 2, 2),
+        }
     _there("model.file", model.file, folder=True)
     if model.routers == "file" and (model.file.is_dir() or not router_shapes(open_wan(model.file))):
         raise SettingsError(
@@ -152,6 +171,22 @@ def _transformer(settings: Settings) -> Mapping[str, Any]:
             "text-to-video models, so choose one of those."
         )
     return config
+
+
+def _check_lora(settings: Settings, layers: int) -> None:
+    """Raise SettingsError for a target that names no linear layer, which peft would pass over."""
+    if all(stage.train != "lora" for stage in settings.stages):
+        return
+    with init_empty_weights():
+        dit = WanTransformer3DModel(num_layers=layers)
+    linear = [name for name, module in dit.named_modules() if isinstance(module, nn.Linear)]
+    for target in settings.lora.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            near = difflib.get_close_matches(target, LORA_TARGETS, 1, 0)[0]
+            raise SettingsError(
+                f"lora.targets has {target!r}, which no linear layer of the model is named; did "
+                f"you mean {near!r}?"
+            )
 
 
 def _text_width(path: Path) -> int:

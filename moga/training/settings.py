@@ -107,6 +107,15 @@ class Optimizer(Section):
     precision: Literal["bf16", "fp16", "no"] = Field("bf16", description="of the computation")
     checkpointing: bool = Field(True, description="recompute each block in backward")
 
+    @model_validator(mode="after")
+    def _warmup_is_taken(self) -> Optimizer:
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(
+                f"warmup is {self.warmup}, which the schedule 'constant' has none of; use "
+                "'constant_with_warmup', or leave warmup out"
+            )
+        return self
+
 
 class Lora(Section):
     """The low-rank adapter of stages that train one."""

@@ -105,6 +105,11 @@ def test_all_wrong_settings_are_named_at_once(tmp_path):
         (("", ""), ["--optimizer.betas", "[0.9, 1.0]"], "betas.1 is 1.0: input should be less"),
         (("", ""), ["--data.fps", "2000"], "data.fps is 2000: input should be less than or equal"),
         (("", ""), ["--lora.targets", "[]"], "lora.targets is []: tuple should have at least 1"),
+        (
+            ("", ""),
+            ["--optimizer.schedule", "constant", "--optimizer.warmup", "5"],
+            "optimizer: warmup is 5, which the schedule 'constant' has none of",
+        ),
         (("", ""), ["--stages.3.steps", "5"], "give a number below 1"),
         (("", ""), ["--seed"], "--seed has no value"),
         (("", ""), ["seed", "1"], "'seed' stands alone"),

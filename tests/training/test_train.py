@@ -409,12 +409,27 @@ sys.exit(main([{str(project / "config.toml")!r}]))
         (["--log.trackers", '["wandb"]'], "log.trackers names 'wandb'"),
         (["--optimizer.kind", "adamw8bit"], "which needs bitsandbytes"),
         (["--stages.0.stps", "3"], "did you mean stages.0.steps?"),
+        (["--data.rows", "empty.jsonl"], "empty.jsonl holds no clips"),
+        (["--data.rows", "empty.jsonl", "--check"], "empty.jsonl holds no clips"),
+        (["--data.validation_rows", "empty.jsonl", "--check"], "empty.jsonl holds no clips"),
+        (
+            ["--stages.1.train", "lora", "--lora.targets", '["attn1.to_q", "to_z"]'],
+            "lora.targets has 'to_z', which no linear layer of the model is named; did you mean",
+        ),
+        (
+            ["--validation.scripts", '["look.txt", "sub/look.txt"]'],
+            "validation.scripts has look.txt and sub/look.txt, whose films would have one name",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_costs_nothing(
     project, capsys, monkeypatch, words, message
 ):
     monkeypatch.chdir(project)
+    (project / "empty.jsonl").touch()
+    (project / "sub").mkdir()
+    for script in ("look.txt", "sub/look.txt"):
+        (project / script).write_text("[5f] one")
     found = refused(project, capsys, *words)
     assert found.startswith("moga.train: ") and message in found
     assert not (project / "cache").exists() and not (project / "training").exists()
