@@ -162,13 +162,7 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
     ):
         if not (work / name / "rows.jsonl").exists():
             run("-m", "moga.data.storyboard", work / name, *drawn, *words)
-    lines = (work / "clips" / "rows.jsonl").read_text().splitlines(keepends=True)
-    parts = [work / "clips" / f"part-{job}.jsonl" for job in range(options.jobs)]
-    for job, part in enumerate(parts):
-        part.write_text("".join(lines[job :: options.jobs]))
-    train = ["-m", "moga.train", work / "config.toml", "--cache-only", "--data.rows"]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda part: run(*train, part), parts))
+    run("-m", "moga.train", work / "config.toml", "--cache-only", "--jobs", options.jobs)
 
 
 def config(options: argparse.Namespace, **words: object) -> str:

@@ -40,7 +40,8 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     check(settings)
     checkpoints = _checkpoints(settings)
     found = checkpoints.latest()
-    _check_same(settings, found)
+    if not cache_only:
+        _check_same(settings, found)
     accelerator = _accelerator(settings)
     spec = cache_spec(settings, accelerator.device)
     rows, validation_rows = _rows(settings)

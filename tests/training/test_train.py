@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import read_header
 from moga.hosts.diffusers import ShotCall, load_wan, moga_config
 from moga.train import main
+from moga.training.cache_jobs import fill_cache
 from moga.training.checkpoints import PROGRESS, Checkpoints
+from moga.training.read_settings import read_settings
 
 CONFIG = """
 seed = 3
@@ -505,6 +507,42 @@ def test_check_says_what_would_be_trained(project, capsys):
 def test_cache_only(project):
     assert train(project, "--cache-only") == 0
     assert (project / "cache").exists() and not (project / "training" / "log.jsonl").exists()
+
+
+def test_caching_is_not_bound_to_a_checkpoint(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    shutil.copy(project / "rows.jsonl", project / "part.jsonl")
+    assert train(project, "--cache-only", "--data.rows", str(project / "part.jsonl")) == 0
+    assert train(project, "--data.rows", str(project / "part.jsonl")) == 2
+
+
+def test_several_processes_cache_what_one_does(project, trained, capsys):
+    fill_cache(read_settings(project / "config.toml"), 2)
+    assert cached(project) == cached(trained)
+    assert train(project, "--cache-only", "--jobs", "2") == 0
+    assert cached(project) == cached(trained)
+    index = [[p.read_text() for p in (x / "cache").glob("index-*")] for x in (project, trained)]
+    assert index[0] == index[1] != []
+    assert "--jobs is 2; give 1 or more" in refused(project, capsys, "--jobs", "2")
+    assert "--jobs is 0; give 1 or more" in refused(project, capsys, "--jobs", "0", "--cache-only")
+
+
+def cached(project):
+    """What is in a cache, by the names of its files."""
+    cache = project / "cache"
+    texts = {path.name: path.read_bytes() for path in (cache / "texts").iterdir()}
+    latents = {path.name: load_file(path)["latent"] for path in (cache / "latents").iterdir()}
+    return texts, {name: latent.numpy().tobytes() for name, latent in latents.items()}
+
+
+def test_what_is_wrong_with_a_clip_is_said_by_line(project, capsys):
+    rows = (project / "rows.jsonl").read_text().splitlines()
+    rows[1] = rows[1].replace("1.mp4", "vae.safetensors")
+    (project / "rows.jsonl").unlink()
+    (project / "rows.jsonl").write_text("\n".join(rows))
+    assert "line 2, vae.safetensors: ffmpeg" in refused(
+        project, capsys, "--cache-only", "--jobs", "2"
+    )
 
 
 # Several processes
