@@ -21,7 +21,9 @@ the dense one, and the steps until it is back there.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -160,15 +162,10 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
         ("clips", ["--count", str(options.clips)]),
         ("held_out", ["--count", "24", "--held-out", "--seed", "1000000"]),
     ):
+        begin(work / name, [*drawn, *words])
         if not (work / name / "rows.jsonl").exists():
             run("-m", "moga.data.storyboard", work / name, *drawn, *words)
-    lines = (work / "clips" / "rows.jsonl").read_text().splitlines(keepends=True)
-    parts = [work / "clips" / f"part-{job}.jsonl" for job in range(options.jobs)]
-    for job, part in enumerate(parts):
-        part.write_text("".join(lines[job :: options.jobs]))
-    train = ["-m", "moga.train", work / "config.toml", "--cache-only", "--data.rows"]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda part: run(*train, part), parts))
+    run("-m", "moga.train", work / "config.toml", "--cache-only", "--jobs", options.jobs)
 
 
 def config(options: argparse.Namespace, **words: object) -> str:
@@ -181,16 +178,33 @@ def folder(work: Path, name: str, seed: int) -> Path:
     return work / "".join(c if c.isalnum() else "-" for c in f"{name}-{seed}")
 
 
+def defined(options: argparse.Namespace) -> dict[str, Any]:
+    """What a model and its numbers depend on, beside its variant and seed."""
+    names = ("steps", "batch", "clips", "films", "words")
+    found = {name: getattr(options, name) for name in names}
+    return {**found, "models": str(options.models.absolute())}
+
+
+def begin(out: Path, about: object) -> None:
+    """Make a folder for results that depend on `about`; those of something else are removed."""
+    text, note = json.dumps(about), out / "defined.json"
+    if out.exists() and not (note.exists() and note.read_text() == text):
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
+
+
 def one(work: Path, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train a variant and measure it. One that was measured after as many steps is kept."""
+    """Train a variant and measure it. One that was measured with these options is kept."""
     out = folder(work, name, seed)
+    begin(out, defined(options))
     kept = out / "measured.json"
-    if not kept.exists() or json.loads(kept.read_text())["steps"] != options.steps:
+    if not kept.exists():
         words = ["--seed", seed, "--save.folder", out, *VARIANTS[name], *options.words.split()]
         run("-m", "moga.train", work / "config.toml", *words)
         child = [__file__, "--work", work, "--child", out, "--films", options.films]
         found = json.loads(run(*child, "--models", options.models).splitlines()[-1])
-        kept.write_text(json.dumps({"steps": options.steps, **found}))
+        kept.write_text(json.dumps(found))
     return {"variant": name, "seed": seed, **json.loads(kept.read_text())}
 
 
@@ -204,9 +218,11 @@ def start(work: Path, how: str, seed: int, options: argparse.Namespace) -> dict[
         STAGE.format(name=t, train=t, steps=steps, lr=2e-4, batch=options.batch) for t in stages
     )
     out = folder(work, f"start-{stages[0]}", seed)
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    begin(out, {**defined(options), "start_steps": options.start_steps, "dense": weights})
     path = out.with_suffix(".toml")
     path.write_text(text)
-    run("-m", "moga.train", path, "--seed", seed, "--save.folder", out)
+    run("-m", "moga.train", path, "--seed", seed, "--save.folder", out, *options.words.split())
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "validation" in row]
     dense = rows[0]["dense"]

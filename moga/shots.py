@@ -14,6 +14,7 @@ from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from .shotscript import ShotScriptError, located, one_line, read_script, shorten, show
@@ -122,6 +123,15 @@ class ShotList:
                 shots.append(Shot(**passage.fields))
                 shots[-1].wanted(fps)
         return cls(tuple(shots), fps, script.global_caption)
+
+    @classmethod
+    def read(cls, path: Path, fps: Fraction | float | str) -> ShotList:
+        """`parse` a file. Raises `ShotScriptError`, OSError."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ShotScriptError(f"{path} is not text in UTF-8; save it as such.") from None
+        return cls.parse(text, fps)
 
     def to_text(self) -> str:
         """The text form: ``parse(shots.to_text(), shots.fps) == shots``."""

@@ -28,19 +28,31 @@ def _main(arguments: Sequence[str]) -> int:
         description="Trains a Wan model with Mixture-of-Groups Attention. For several GPUs: "
         "accelerate launch -m moga.train ...",
         epilog=_settings_help(),
-        usage="%(prog)s [-h] [--cache-only] [--check] CONFIG.toml [--section.key value ...]",
+        usage="%(prog)s [-h] [--cache-only] [--jobs N] [--check] CONFIG.toml "
+        "[--section.key value ...]",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--cache-only", action="store_true", help="make the cache, and stop")
     parser.add_argument("--check", action="store_true", help="check settings and clips, and stop")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes that make the cache, with --cache-only"
+    )
     options, words = parser.parse_known_args(arguments)
-    from .training.read_settings import read_settings
+    from .training.cache_jobs import fill_cache
+    from .training.read_settings import SettingsError, read_settings
     from .training.run import check_only, run
 
     settings = read_settings(options.config, words)
+    if options.jobs != 1 and not (options.cache_only and options.jobs > 0):
+        raise SettingsError(
+            f"--jobs is {options.jobs}; give 1 or more, and more than 1 with --cache-only alone."
+        )
     if options.check:
         print(check_only(settings))
-    elif (model := run(settings, cache_only=options.cache_only)) is not None:
+        return 0
+    if options.jobs > 1:
+        fill_cache(settings, options.jobs)
+    if (model := run(settings, cache_only=options.cache_only)) is not None:
         print(f"wrote {model}")
     return 0
 

@@ -27,14 +27,11 @@ def main() -> None:
     clips = ["--frames", "93", "61", "--shots", "3", "2", "4", "--even"]
     storyboards(work / "clips", str(options.clips), *clips)
     storyboards(work / "held_out", "32", *clips, "--held-out", "--seed", "1000000")
-    text_encoder, vae = work / FILES[0], work / FILES[1]
-    if not text_encoder.exists():
-        run(HERE / "text_encoder.py", text_encoder)
-    if not vae.exists():
-        minutes = ["--minutes", str(options.vae_minutes), "--device", options.device]
-        run(HERE / "train_vae.py", vae, *minutes, "--sheet", work / "vae.png")
-    cache(work, options.jobs)
+    make(work / FILES[0], HERE / "text_encoder.py")
+    minutes = ["--minutes", options.vae_minutes, "--device", options.device]
+    make(work / FILES[1], HERE / "train_vae.py", *minutes, "--sheet", work / "vae.png")
     train = ["-m", "moga.train", work / "train.toml", *options.words]
+    run(*train, "--cache-only", "--jobs", options.jobs)
     run(*train)
     shutil.copyfile(work / "training" / FILES[2], work / FILES[2])
     if options.install:
@@ -59,33 +56,18 @@ def storyboards(folder: Path, count: str, *words: str) -> None:
         run("-m", "moga.data.storyboard", folder, "--count", count, *words)
 
 
-def cache(work: Path, jobs: int) -> None:
-    """Fill the cache with several processes, each with its part of the rows."""
-    rows = (work / "clips" / "rows.jsonl").read_text().splitlines(keepends=True)
-    parts = [work / "clips" / f"part-{job}.jsonl" for job in range(jobs)]
-    for job, part in enumerate(parts):
-        part.write_text("".join(rows[job::jobs]))
-    processes = [
-        subprocess.Popen(
-            command("-m", "moga.train", work / "train.toml", "--cache-only", "--data.rows", part),
-            stderr=subprocess.DEVNULL,
-        )
-        for part in parts
-    ]
-    if any([process.wait() for process in processes]):
-        sys.exit("make.py: filling the cache failed; run the training for the message.")
-    for part in parts:
-        part.unlink()
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, *map(str, words)]
+def make(path: Path, script: Path, *words: object) -> None:
+    """Let a script write a file, unless it is there. What is not finished does not get its name."""
+    if not path.exists():
+        partial = path.with_name(f".{path.name}.part")
+        run(script, partial, *words)
+        partial.replace(path)
 
 
 def run(*words: object) -> None:
     print("+", *words, flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if subprocess.run(command(*words), env=environment).returncode:
+    if subprocess.run([sys.executable, *map(str, words)], env=environment).returncode:
         sys.exit(f"make.py: this failed: {' '.join(map(str, words))}")
 
 

@@ -275,21 +275,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         stories = [_asked(options, number) for number in range(options.count)]
-        rows = options.out / "rows.jsonl"
-        if rows.exists():
-            raise ValueError(f"{rows} exists already; give another folder.")
-        (options.out / "clips").mkdir(parents=True, exist_ok=True)
+        rows = _begin(options)
     except ValueError as error:
         print(f"moga.data.storyboard: {error}", file=sys.stderr)
         return 2
-    names = [f"clips/{number:06d}.mp4" for number in range(options.count)]
+    films = {f"clips/{number:06d}.mp4": story for number, story in enumerate(stories)}
+    missing = {
+        options.out / name: s for name, s in films.items() if not (options.out / name).exists()
+    }
     with ProcessPoolExecutor(options.workers) as pool:
-        for _ in pool.map(write, [options.out / name for name in names], stories, chunksize=8):
+        for _ in pool.map(write, missing.keys(), missing.values(), chunksize=8):
             pass
-    lines = [json.dumps(story.row(name)) for name, story in zip(names, stories, strict=True)]
-    rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial = rows.with_suffix(".part")
+    lines = [json.dumps(story.row(name)) for name, story in films.items()]
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(rows)
     print(f"wrote {rows} and {options.count} clips")
     return 0
+
+
+def _begin(options: argparse.Namespace) -> Path:
+    """Make the folder, or take up one that was cut off. Returns where its rows will be.
+
+    Raises ValueError for a folder that is finished, or begun with other settings.
+    """
+    rows, clips, about = (options.out / name for name in ("rows.jsonl", "clips", "settings.json"))
+    if rows.exists():
+        raise ValueError(f"{rows} exists already; give another folder.")
+    loose = ("out", "count", "workers")  # a clip is the same whatever they are
+    asked = json.dumps({name: v for name, v in vars(options).items() if name not in loose})
+    clips.mkdir(parents=True, exist_ok=True)
+    halves = set(clips.glob("*.partial.mp4"))
+    if set(clips.iterdir()) - halves and not (about.exists() and about.read_text() == asked):
+        raise ValueError(f"{clips} holds clips of other settings; delete it, or give a new folder.")
+    for half in halves:
+        half.unlink()
+    about.write_text(asked)
+    return rows
 
 
 def _asked(options: argparse.Namespace, number: int) -> Storyboard:

@@ -54,15 +54,21 @@ def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
     """The memory of a run."""
     size = TORCH_DTYPES[options.dtype].itemsize
     weights = [transformer.size for transformer in models.transformers]
-    config, width = models.first.config, models.first.width
-    attention = _ATTENTION_COPIES * width
-    feed_forward = 2 * config["ffn_dim"] + _FEED_FORWARD_COPIES * width
     others = (models.text_size, models.vae_size, models.image_size)
     return Memory(
         weights=sum(weights) + sum(others),
-        sampling_weights=max(weights),
+        sampling_weights=max(weights, default=0),
         largest=max(*weights, *others),
-        sampling=layout.tokens * size * max(attention, feed_forward),
+        sampling=layout.tokens * size * _values_per_token(models),
         decoding=_VAE_BYTES_PER_PIXEL * size * options.width * options.height,
         offload=options.offload,
     )
+
+
+def _values_per_token(models: Models) -> int:
+    """Alive at the worst moment of sampling; 0 where nothing is sampled."""
+    if not models.transformers:
+        return 0
+    width = models.first.width
+    feed_forward = 2 * models.first.config["ffn_dim"] + _FEED_FORWARD_COPIES * width
+    return max(_ATTENTION_COPIES * width, feed_forward)

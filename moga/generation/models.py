@@ -20,6 +20,7 @@ from ..hosts.diffusers.vae_names import vae_config
 from ..hosts.diffusers.weights import WeightFile
 from .options import DENSE, Options, UsageError
 
+_PATCH = 2  # of all Wan models
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,7 +40,11 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Models:
-    """All models of a run. Sizes are bytes of weights in the type of the run."""
+    """All models of a run, the VAE alone where latents are only decoded.
+
+    patch: latent pixels of a token, along height and width. Sizes are bytes of weights in the type
+    of the run.
+    """
 
     transformers: tuple[Transformer, ...]
     latent_channels: int
@@ -60,16 +65,19 @@ def examine(options: Options) -> Models:
     Raises UsageError and CheckpointError, each with what to give instead.
     """
     dtype = TORCH_DTYPES[options.dtype]
-    whole = options.model if (options.model / "model_index.json").is_file() else None
-    high = _transformer(options.model, options.routers, dtype, options, "--routers")
+    model = options.model
+    whole = model if model and (model / "model_index.json").is_file() else None
+    vae, vae_size = _vae(options.vae or whole, dtype)
+    channels, scale = vae.get("z_dim", 16), vae.get("scale_factor_spatial", 8)
+    if options.latents is not None:
+        return Models((), channels, scale, _PATCH, vae_size, 0, 0)
+    high = _transformer(model, options.routers, dtype, options, "--routers")
     transformers = [high]
     low = options.model_low or (_part(whole, "transformer_2") if whole else None)
     if low:
         transformers.append(_transformer(low, options.routers_low, dtype, options, "--routers-low"))
         check_pair(high.config, transformers[1].config)
     _check_image(options, high)
-    vae, vae_size = _vae(options.vae or whole, dtype)
-    channels = vae.get("z_dim", 16)
     check_vae(channels, high.config["out_channels"])
     text_size = _text(options.text_encoder or whole, dtype, high.config["text_dim"], options)
     image_size = 0
@@ -80,7 +88,6 @@ def examine(options: Options) -> Models:
             f"{high.name} looks at the image through CLIP; give "
             "--image-encoder clip_vision_h.safetensors."
         )
-    scale = vae.get("scale_factor_spatial", 8)
     patch = high.config["patch_size"][1]
     return Models(tuple(transformers), channels, scale, patch, vae_size, text_size, image_size)
 
@@ -116,7 +123,7 @@ def _transformer(
 def _check_image(options: Options, transformer: Transformer) -> None:
     needs = takes_image(transformer.config)
     could = transformer.config["out_channels"] == 48  # the 5B model does both
-    if needs and options.image is None and options.latents is None:
+    if needs and options.image is None:
         raise UsageError(f"{transformer.name} begins with an image; give --image FILE.")
     if options.image is not None and not (needs or could):
         raise UsageError(
@@ -140,7 +147,7 @@ def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
 
 def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) -> int:
     """Bytes of the text encoder; 0 where none is needed."""
-    if options.embeddings or options.latents:
+    if options.embeddings:
         return 0
     if path is None:
         raise UsageError(

@@ -27,7 +27,7 @@ class Options:
 
     script: Path
     out: Path
-    model: Path
+    model: Path | None
     model_low: Path | None
     routers: Path | None
     routers_low: Path | None
@@ -66,7 +66,8 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read a command line. Exits as argparse does on a bad one; raises UsageError, BackendError."""
     given = vars(parser().parse_args(arguments))
     high = given.pop("model_high")
-    if (given["model"] is None) == (high is None):
+    both, none = given["model"] and high, not (given["model"] or high)
+    if both or (none and given["latents"] is None):
         raise UsageError("give either --model, or --model-high and --model-low.")
     if (high is None) != (given["model_low"] is None):
         raise UsageError("--model-high and --model-low belong together; give both, or --model.")
@@ -99,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
     file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
          "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
     file("--image", help="the first frame")
-    file("--latents", help="decode these, saved by an earlier run, instead of sampling")
+    file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
+         "needs --vae and no other model")  # fmt: skip
     file("--contact-sheet", help="also write a picture with some frames of every shot")
 
     film = _adder(top.add_argument_group("film"))

@@ -70,7 +70,7 @@ def make_plan(options: Options) -> Plan:
     Raises ShotScriptError, ShotMismatchError, UsageError, CheckpointError and ConfigError, each
     with one sentence.
     """
-    shots = _read_script(options)
+    shots = ShotList.read(options.script, options.fps)
     if options.image is not None:
         open_image(options.image)
     models = examine(options)
@@ -94,22 +94,14 @@ def make_plan(options: Options) -> Plan:
     return plan
 
 
-def _read_script(options: Options) -> ShotList:
-    try:
-        text = options.script.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{options.script} is not text in UTF-8; save it as such.") from None
-    return ShotList.parse(text, options.fps)
-
-
 def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
     multiple = models.scale * models.patch
     for name, size in (("width", options.width), ("height", options.height)):
         if size < multiple or size % multiple:
             near = max(multiple, round(size / multiple) * multiple)
             raise UsageError(
-                f"--size has a {name} of {size}; {models.first.name} needs a multiple of "
-                f"{multiple}, such as {near}."
+                f"--size has a {name} of {size}; {_whose(models)} needs a multiple of {multiple}, "
+                f"such as {near}."
             )
     layout = VideoLayout(
         shots.latent_frames,
@@ -128,6 +120,10 @@ def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
                 f"{'shorten the shots' if name == 'frames' else 'make --size smaller'}."
             )
     return layout
+
+
+def _whose(models: Models) -> str:
+    return models.first.name if models.transformers else "Wan"
 
 
 def _check_tensors(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import WanPipeline
 from torch import Tensor
 from tqdm import tqdm
 
 from ..hosts.diffusers.enable import enable_moga
 from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
-from ..hosts.diffusers.vae import check_latents, decode_frames
+from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
 from ..video import VideoWriter
 from .models import TORCH_DTYPES
 from .options import DENSE, Options, UsageError
@@ -43,7 +44,7 @@ def _run(plan: Plan, device: torch.device) -> Path:
     else:
         latents = sample(pipe, plan)
         write_latents(options.latents_out, latents, _settings(options, plan))
-        print(f"saved {options.latents_out}, which --latents decodes again", flush=True)
+        print(f"saved {options.latents_out}, which --latents decodes with just the VAE", flush=True)
     decode(pipe, plan, latents)
     return options.out
 
@@ -113,6 +114,27 @@ def choose_device(name: str) -> torch.device:
 
 def _load(plan: Plan, device: torch.device) -> Any:
     options = plan.options
+    pipe = _whole(options) if options.latents is None else _decoder(options)
+    if options.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif options.offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif options.offload == "group":
+        pipe.enable_group_offload(onload_device=device, offload_type="block_level",
+                                  num_blocks_per_group=1)  # fmt: skip
+    else:
+        pipe.to(device)
+    return pipe
+
+
+def _decoder(options: Options) -> WanPipeline:
+    """The VAE alone: decoding has the memory to itself."""
+    vae = load_vae(options.vae or options.model, dtype=TORCH_DTYPES[options.dtype])
+    nothing = dict.fromkeys(("tokenizer", "text_encoder", "transformer", "scheduler"))
+    return WanPipeline(vae=vae, **nothing)
+
+
+def _whole(options: Options) -> Any:
     pipe = load_pipeline(
         options.model,
         model_low=options.model_low,
@@ -121,7 +143,7 @@ def _load(plan: Plan, device: torch.device) -> Any:
         image_encoder=options.image_encoder,
         routers=options.routers,
         routers_low=options.routers_low,
-        with_text=options.embeddings is None and options.latents is None,
+        with_text=options.embeddings is None,
         from_image=options.image is not None,
         boundary=options.boundary,
         scheduler=options.scheduler,
@@ -132,15 +154,6 @@ def _load(plan: Plan, device: torch.device) -> Any:
     if options.attention == DENSE:
         for transformer in filter(None, (pipe.transformer, pipe.transformer_2)):
             enable_moga(transformer, None)
-    if options.offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif options.offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    elif options.offload == "group":
-        pipe.enable_group_offload(onload_device=device, offload_type="block_level",
-                                  num_blocks_per_group=1)  # fmt: skip
-    else:
-        pipe.to(device)
     return pipe
 
 

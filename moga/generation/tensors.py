@@ -50,12 +50,6 @@ def read_embeddings(path: Path) -> Embeddings:
     return Embeddings(tensors[_PROMPT], tensors.get(_NEGATIVE))
 
 
-def write_embeddings(path: Path, prompt: Tensor, negative: Tensor | None = None) -> None:
-    """What `--embeddings` reads. prompt: (S, K, C); negative: (1, K, C)."""
-    tensors = {_PROMPT: prompt} | ({} if negative is None else {_NEGATIVE: negative})
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
-
-
 def latents_shape(path: Path) -> tuple[int, ...]:
     """The shape of saved latents. Raises UsageError, CheckpointError."""
     header = _header("--latents", path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ def read_settings(path: Path, words: Sequence[str] = ()) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} is not TOML ({error}); correct it.") from None
     _resolve(data, path.absolute().parent)
-    for key, value in _pairs(words):
-        _put(data, key, value)
+    given = dict(_pairs(words))
+    for key, text in given.items():
+        _put(data, key, _value(text))
+    for key in list(_misread(data, given)):
+        _put(data, key, given[key])
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
@@ -94,15 +97,32 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _put(data: dict[str, Any], dotted: str, text: str) -> None:
+def _value(text: str) -> Any:
+    """What a word says in TOML, and the word itself where that is nothing."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _misread(data: dict[str, Any], given: Mapping[str, str]) -> Iterator[str]:
+    """The names of settings that are text, given words that TOML takes for a number or a date."""
+    try:
+        Settings.model_validate(data)
+    except ValidationError as error:
+        kinds = ("string_type", "path_type")
+        texts = [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] in kinds]
+        for key, text in given.items():
+            found = any(f"{name}.".startswith(f"{key}.") for name in texts)
+            if found and not isinstance(_value(text), (list, dict)):
+                yield key
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     place: Any = data
     for part in parents:
         place = _enter(place, part, dotted)
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
     if isinstance(place, list):
         place[_index(place, last, dotted)] = value
     else:

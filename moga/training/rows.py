@@ -60,10 +60,6 @@ class Row:
         """What is encoded for each shot, as `moga.shots.ShotList.texts` joins it."""
         return _script([shot.caption for shot in self.shots], self.global_text).texts
 
-    def text(self, shot: int) -> str:
-        """What is encoded for one shot, counted from 0."""
-        return self.texts[shot]
-
 
 @dataclass(frozen=True)
 class Examined:
@@ -80,7 +76,10 @@ class Examined:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSONL file in UTF-8; blank lines are skipped. Raises RowsError."""
+    """The rows of a JSONL file in UTF-8; blank lines are skipped.
+
+    Raises RowsError, also for a file without rows.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -95,6 +94,8 @@ def read_rows(path: Path) -> list[Row]:
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {error}")
     _raise(problems)
+    if not rows:
+        raise RowsError(f"{path} holds no clips; write a line for each video.")
     return rows
 
 

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from ..flops import density
 from ..layout import VideoLayout
 from ..shotscript import shorten
-from .cache import CachedClip, read_cache, text_length
+from .cache import read_cache, text_length
 from .cache_spec import CacheSpec, text_file
 from .cache_writer import make_cache
 from .check import check
@@ -72,8 +72,8 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     accelerator.init_trackers(settings.log.project)
     first = found[1].stage if found else 0
     for index in range(first, len(settings.stages)):
-        clips = _clips(settings, spec, rows, index)
-        fixed = read_cache(spec, validation_rows, settings.stages[index].seconds)
+        seconds = settings.stages[index].seconds
+        clips, fixed = (read_cache(spec, some, seconds) for some in (rows, validation_rows))
         stage = StageRun(training, index, clips, fixed)
         if found and found[1].stage == index:
             stage.resume(found[0], found[1].step)
@@ -178,16 +178,6 @@ def _check_texts(settings: Settings, spec: CacheSpec, rows: list[Examined]) -> N
                 f"a text has {count} tokens and data.text_tokens is {limit} ({shorten(text, 60)}); "
                 "shorten it, or raise data.text_tokens."
             )
-
-
-def _clips(
-    settings: Settings, spec: CacheSpec, rows: list[Examined], index: int
-) -> list[CachedClip]:
-    stage = settings.stages[index]
-    clips = read_cache(spec, rows, stage.seconds)
-    if not clips:
-        raise SettingsError(f"{settings.data.rows} holds no clip; add some.")
-    return clips
 
 
 def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..config import BRANCHES, MoGAConfig
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -60,7 +61,7 @@ class Data(Section):
     text_encoder: Path
     width: Count = 832
     height: Count = 480
-    fps: Positive = 16
+    fps: Annotated[float, Field(gt=0, le=1000)] = 16
     text_tokens: Count = Field(512, description="each shot's text is padded to this, as Wan does")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="of the VAE and of cached tensors")
 
@@ -95,16 +96,25 @@ class Optimizer(Section):
     """How it is minimised."""
 
     kind: Literal["adamw", "adamw8bit"] = "adamw"
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(ge=0)] = Field(1.0, description="of the gradient's norm; 0 is off")
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = (
         "constant_with_warmup"
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps, in every stage")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay; 0 is off")
+    ema: Decay = Field(0.0, description="decay; 0 is off")
     precision: Literal["bf16", "no"] = Field("bf16", description="of the computation")
     checkpointing: bool = Field(True, description="recompute each block in backward")
+
+    @model_validator(mode="after")
+    def _warmup_is_taken(self) -> Optimizer:
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(
+                f"warmup is {self.warmup}, which the schedule 'constant' has none of; use "
+                "'constant_with_warmup', or leave warmup out"
+            )
+        return self
 
 
 class Lora(Section):
@@ -112,7 +122,7 @@ class Lora(Section):
 
     rank: Count = 32
     alpha: Positive = 32
-    targets: tuple[str, ...] = LORA_TARGETS
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = LORA_TARGETS
 
 
 class Stage(Section):

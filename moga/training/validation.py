@@ -56,17 +56,9 @@ class Film:
     negative: Tensor
 
 
-def read_scripts(settings: Settings) -> dict[str, ShotList]:
-    """The shot scripts of `validation.scripts`, by name. Raises ShotScriptError, OSError."""
-    return {
-        path.stem: ShotList.parse(path.read_text(encoding="utf-8"), settings.data.fps)
-        for path in settings.validation.scripts
-    }
-
-
 def script_texts(settings: Settings) -> list[str]:
     """All texts that films need encoded."""
-    texts = [text for shots in read_scripts(settings).values() for text in shots.texts]
+    texts = [text for shots in _scripts(settings).values() for text in shots.texts]
     return [*texts, settings.validation.negative] if texts else []
 
 
@@ -80,8 +72,13 @@ def films(settings: Settings, spec: CacheSpec) -> list[Film]:
     negative = settings.validation.negative
     return [
         Film(name, shots, encoded(shots.texts), encoded([negative]))
-        for name, shots in read_scripts(settings).items()
+        for name, shots in _scripts(settings).items()
     ]
+
+
+def _scripts(settings: Settings) -> dict[str, ShotList]:
+    paths = settings.validation.scripts
+    return {path.stem: ShotList.read(path, settings.data.fps) for path in paths}
 
 
 @torch.no_grad()

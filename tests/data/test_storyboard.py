@@ -146,6 +146,22 @@ def test_the_command_writes_clips_and_rows(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+def test_drawing_goes_on_where_it_was_cut_off(tmp_path, capsys):
+    words = ["--count", "3", "--frames", "13", "--shots", "2", "--workers", "1"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert main([str(whole), *words]) == main([str(out), *words]) == 0
+    first = (out / "clips/000000.mp4").stat().st_mtime_ns
+    (out / "rows.jsonl").unlink()
+    (out / "clips/000001.mp4").rename(out / "clips/000001.partial.mp4")
+    assert main([str(out), *words, "--seed", "7"]) == 2
+    assert "holds clips of other settings; delete it" in capsys.readouterr().err
+    assert main([str(out), *words]) == 0
+    assert (out / "clips/000000.mp4").stat().st_mtime_ns == first
+    files = [sorted(path for path in x.rglob("*") if path.is_file()) for x in (whole, out)]
+    assert [p.relative_to(whole) for p in files[0]] == [p.relative_to(out) for p in files[1]]
+    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

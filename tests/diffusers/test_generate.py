@@ -16,12 +16,19 @@ from moga.config import MoGAConfig
 from moga.generate import main
 from moga.generation.memory import Memory
 from moga.generation.options import parse, parser
+from moga.generation.plan import make_plan
 from moga.generation.sheet import ContactSheet
-from moga.generation.tensors import write_embeddings
+from moga.hosts.diffusers.weights import WeightFile
 from moga.shots import ShotList
 
 SCRIPT = "global: rain.\n[5f] a woman walks\n[0.25s] coffee\n"
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def save_text(path, prompt, *negative):
+    """What --embeddings reads."""
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    save_file(dict(zip(names, (prompt, *negative), strict=False)), path)
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def line(model_files, tmp_path):
     script = tmp_path / "story.txt"
     script.write_text(SCRIPT)
     torch.manual_seed(0)
-    write_embeddings(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
+    save_text(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
 
     def line(**changes):
         options = {
@@ -75,6 +82,20 @@ def test_latents_can_be_decoded_again(line, tmp_path):
     assert main(line(out=tmp_path / "again.mp4", **again)) == 0
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
     assert not (tmp_path / "again.latents.safetensors").exists()
+
+
+def test_latents_are_decoded_with_the_vae_alone(line, model_files, tmp_path):
+    """Whatever else is named is not even opened: decoding has the memory to itself."""
+    assert main(line()) == 0
+    alone = {"embeddings": None, "latents": tmp_path / "film.latents.safetensors", "model": None}
+    memory = make_plan(parse(line(**alone, out=tmp_path / "again.mp4"))).memory
+    vae = WeightFile.open(model_files("vae")).bytes_as(torch.float32)
+    assert (memory.weights, memory.sampling) == (vae, 0)
+    assert main(line(**alone, out=tmp_path / "again.mp4")) == 0
+    alone |= {"model": tmp_path / "gone.safetensors", "routers": tmp_path / "gone.safetensors"}
+    assert main(line(**alone, out=tmp_path / "named.mp4")) == 0
+    for name in ("again", "named"):
+        assert (tmp_path / f"{name}.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
 
 
 def test_latents_outlive_a_decode_that_fails(line, tmp_path, monkeypatch):
@@ -206,6 +227,9 @@ def bad(words, **changes):
     bad("has no negative_prompt_embeds, which --cfg 5 needs", embeddings="alone.safetensors"),
     bad("the film may take", script="[60s] one\n[60s] two", size="16384x16384"),
     bad("has no tensor latents", latents="vae"),
+    bad("--vae is missing", latents="vae", model=None, vae=None),
+    bad("give either --model, or --model-high", latents="vae", model_high="t2v", model_low="low"),
+    bad("a width of 44; Wan needs a multiple of 16", latents="small.safetensors", size="44x32"),
     bad("script, size and VAE make (1, 16, 3, 4, 6)", latents="small.safetensors"),
     bad("which this PyTorch cannot use", device="gpu"),
     bad("but --device is cpu", offload="model"),
@@ -216,11 +240,11 @@ def test_bad_requests(line, model_files, tmp_path, monkeypatch, capsys, changes,
     monkeypatch.chdir(tmp_path)
     Path("there.mp4").touch()
     Image.new("RGB", (48, 32)).save("first.png")
-    write_embeddings(Path("alone.safetensors"), torch.zeros(2, 9, 64))
-    write_embeddings(Path("wide.safetensors"), torch.zeros(2, 9, 32), torch.zeros(1, 9, 32))
+    save_text(Path("alone.safetensors"), torch.zeros(2, 9, 64))
+    save_text(Path("wide.safetensors"), torch.zeros(2, 9, 32), torch.zeros(1, 9, 32))
     save_file({"latents": torch.zeros(1, 16, 2, 4, 6)}, "small.safetensors")
-    named = {"model", "model_low", "vae", "routers", "routers_low", "embeddings", "text_encoder",
-             "latents"}  # fmt: skip
+    named = {"model", "model_high", "model_low", "vae", "routers", "routers_low", "embeddings",
+             "text_encoder", "latents"}  # fmt: skip
     given = {}
     for name, value in changes.items():
         if name in named and value and not Path(value).exists():

@@ -71,6 +71,19 @@ def test_the_text_encoder_tells_words_apart(tmp_path):
     assert back.replace("▁", " ").strip() == "Zürich ☕"
 
 
+def test_a_file_that_was_not_finished_is_made_again(tmp_path):
+    make, out, writer = script("make").make, tmp_path / "out.bin", tmp_path / "writer.py"
+    writer.write_text("import sys; open(sys.argv[1], 'w').write('half'); sys.exit('stopped')")
+    with pytest.raises(SystemExit, match=r"this failed: .*writer.py"):
+        make(out, writer)
+    assert not out.exists()
+    writer.write_text("import sys; open(sys.argv[1], 'w').write(sys.argv[2])")
+    for words in ("whole", "again"):
+        make(out, writer, words)
+        assert out.read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.bin", "writer.py"}
+
+
 @torch.no_grad()
 def encoded(encoder, tokenizer, text):
     tokens = tokenizer([text], max_length=len(tokenizer.ids(text)))

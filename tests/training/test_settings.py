@@ -52,6 +52,23 @@ def test_words_win_over_the_file(config):
     assert settings.moga.config(stage).windows == (1, 2)
 
 
+@pytest.mark.parametrize("word", ["2026-11-24", "nan", "10", "1.50", "true", "[1", '["a"', "0x1f"])
+def test_a_text_may_look_like_a_number(config, word):
+    """TOML has another reading of most of these, which is not meant where a text is wanted."""
+    words = ["--save.folder", word, "--model.routers", word, "--log.project", word]
+    words += ["--validation.scripts", '["look.txt"]', "--validation.scripts.0", word]
+    settings = read_settings(config, words)
+    assert (settings.save.folder, settings.model.routers) == (Path(word), Path(word))
+    assert (settings.log.project, settings.validation.scripts) == (word, (Path(word),))
+    assert read_settings(config, ["--stages.0.name", "1.50"]).stages[0].name == "1.50"
+    assert read_settings(config, ["--save.folder", '"10"']).save.folder == Path("10")
+
+
+def test_a_list_is_no_text(config):
+    with pytest.raises(SettingsError, match=r"save.folder is \['a'\]: input is not a valid path"):
+        read_settings(config, ["--save.folder", '["a"]'])
+
+
 @given(data=st.data())
 def test_a_misspelt_name_is_answered_with_the_right_one(tmp_path_factory, data):
     name = data.draw(st.sampled_from(LEAVES))
@@ -85,6 +102,14 @@ def test_all_wrong_settings_are_named_at_once(tmp_path):
         (("steps", "steps ="), [], "is not TOML"),
         (("", ""), ["--validation.every", "5"], "name their scripts in validation.scripts"),
         (("", ""), ["--validation.loss_every", "5"], "set data.validation_rows"),
+        (("", ""), ["--optimizer.betas", "[0.9, 1.0]"], "betas.1 is 1.0: input should be less"),
+        (("", ""), ["--data.fps", "2000"], "data.fps is 2000: input should be less than or equal"),
+        (("", ""), ["--lora.targets", "[]"], "lora.targets is []: tuple should have at least 1"),
+        (
+            ("", ""),
+            ["--optimizer.schedule", "constant", "--optimizer.warmup", "5"],
+            "optimizer: warmup is 5, which the schedule 'constant' has none of",
+        ),
         (("", ""), ["--stages.3.steps", "5"], "give a number below 1"),
         (("", ""), ["--seed"], "--seed has no value"),
         (("", ""), ["seed", "1"], "'seed' stands alone"),

@@ -17,7 +17,9 @@ from moga.checkpoint import read_header
 from moga.hosts.diffusers import ShotCall, load_wan, moga_config
 from moga.train import main
 from moga.training import stage
+from moga.training.cache_jobs import fill_cache
 from moga.training.checkpoints import PROGRESS, Checkpoints
+from moga.training.read_settings import read_settings
 
 CONFIG = """
 seed = 3
@@ -449,15 +451,71 @@ sys.exit(main([{str(project / "config.toml")!r}]))
         (["--log.trackers", '["wandb"]'], "log.trackers names 'wandb'"),
         (["--optimizer.kind", "adamw8bit"], "which needs bitsandbytes"),
         (["--stages.0.stps", "3"], "did you mean stages.0.steps?"),
+        (["--data.rows", "empty.jsonl"], "empty.jsonl holds no clips"),
+        (["--data.rows", "empty.jsonl", "--check"], "empty.jsonl holds no clips"),
+        (["--data.validation_rows", "empty.jsonl", "--check"], "empty.jsonl holds no clips"),
+        (
+            ["--stages.1.train", "lora", "--lora.targets", '["attn1.to_q", "to_z"]'],
+            "lora.targets has 'to_z', which no linear layer of the model is named; did you mean",
+        ),
+        (
+            ["--validation.scripts", '["look.txt", "sub/look.txt"]'],
+            "validation.scripts has look.txt and sub/look.txt, whose films would have one name",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_costs_nothing(
     project, capsys, monkeypatch, words, message
 ):
     monkeypatch.chdir(project)
+    (project / "empty.jsonl").touch()
+    (project / "sub").mkdir()
+    for script in ("look.txt", "sub/look.txt"):
+        (project / script).write_text("[5f] one")
     found = refused(project, capsys, *words)
     assert found.startswith("moga.train: ") and message in found
     assert not (project / "cache").exists() and not (project / "training").exists()
+
+
+def test_everything_wrong_is_told_at_once(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "bad.txt").write_text("[5x] what")
+    (project / "latin.txt").write_bytes(b"[5f] \xff")
+    (project / "full").write_text("a file")
+    words = ["--data.rows", "no.jsonl", "--data.validation_rows", "no2.jsonl"]
+    words += ["--validation.scripts", '["no.txt", "bad.txt", "latin.txt"]', "--data.vae", "no.vae"]
+    words += ["--model.routers", "no.routers", "--data.text_encoder", "vae.safetensors"]
+    words += ["--stages.0.groups", "300", "--backend", "no", "--log.trackers", '["wandb"]']
+    words += ["--optimizer.kind", "adamw8bit", "--save.folder", "full"]
+    words += ["--data.cache", "full/cache"]
+    gone = "which is not there; check the path."
+    wrong = refused(project, capsys, *words).removeprefix("moga.train: ").splitlines()
+    for line in (
+        f"data.rows is no.jsonl, {gone}",
+        f"data.validation_rows is no2.jsonl, {gone}",
+        f"validation.scripts.0 is no.txt, {gone}",
+        "validation.scripts.2: latin.txt is not text in UTF-8; save it as such.",
+        "save.folder is full, but full is a file; choose another folder.",
+        f"data.cache is full/cache, but {project}/full is a file; choose another folder.",
+        f"data.vae is no.vae, {gone}",
+        f"model.routers is no.routers, {gone}",
+        "log.trackers names 'wandb'; install it, or leave it out.",
+    ):
+        wrong.remove(line)
+    starts = ("validation.scripts.1: script line 1", "stage 'routers': groups is 300", "backend",
+              "optimizer.kind is 'adamw8bit'", "vae.safetensors is not a UMT5")  # fmt: skip
+    assert [any(line.startswith(s) for line in wrong) for s in starts] == [True] * 5, wrong
+    assert len(wrong) == 5
+    assert not (project / "cache").exists()
+
+
+def test_sizes_are_told_together_with_what_does_not_belong(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    words = ["--data.width", "33", "--data.height", "30", "--model.file", "no", "--model.routers"]
+    (line,) = refused(project, capsys, *words, "random").splitlines()
+    assert line == "moga.train: model.file is no, which is not there; check the path."
+    wrong = refused(project, capsys, *words[:4]).splitlines()
+    assert [line.split(";")[0].split()[-3] for line in wrong] == ["data.width", "data.height"]
 
 
 def test_routers_that_send_all_to_one_group(project, trained, capsys):
@@ -489,6 +547,42 @@ def test_check_says_what_would_be_trained(project, capsys):
 def test_cache_only(project):
     assert train(project, "--cache-only") == 0
     assert (project / "cache").exists() and not (project / "training" / "log.jsonl").exists()
+
+
+def test_caching_is_not_bound_to_a_checkpoint(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    shutil.copy(project / "rows.jsonl", project / "part.jsonl")
+    assert train(project, "--cache-only", "--data.rows", str(project / "part.jsonl")) == 0
+    assert train(project, "--data.rows", str(project / "part.jsonl")) == 2
+
+
+def test_several_processes_cache_what_one_does(project, trained, capsys):
+    fill_cache(read_settings(project / "config.toml"), 2)
+    assert cached(project) == cached(trained)
+    assert train(project, "--cache-only", "--jobs", "2") == 0
+    assert cached(project) == cached(trained)
+    index = [[p.read_text() for p in (x / "cache").glob("index-*")] for x in (project, trained)]
+    assert index[0] == index[1] != []
+    assert "--jobs is 2; give 1 or more" in refused(project, capsys, "--jobs", "2")
+    assert "--jobs is 0; give 1 or more" in refused(project, capsys, "--jobs", "0", "--cache-only")
+
+
+def cached(project):
+    """What is in a cache, by the names of its files."""
+    cache = project / "cache"
+    texts = {path.name: path.read_bytes() for path in (cache / "texts").iterdir()}
+    latents = {path.name: load_file(path)["latent"] for path in (cache / "latents").iterdir()}
+    return texts, {name: latent.numpy().tobytes() for name, latent in latents.items()}
+
+
+def test_what_is_wrong_with_a_clip_is_said_by_line(project, capsys):
+    rows = (project / "rows.jsonl").read_text().splitlines()
+    rows[1] = rows[1].replace("1.mp4", "vae.safetensors")
+    (project / "rows.jsonl").unlink()
+    (project / "rows.jsonl").write_text("\n".join(rows))
+    assert "line 2, vae.safetensors: ffmpeg" in refused(
+        project, capsys, "--cache-only", "--jobs", "2"
+    )
 
 
 # Several processes

@@ -1,0 +1,41 @@
+"""Filling a cache with several processes at once, where one leaves the machine idle."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+from accelerate import PartialState
+
+from .cache_spec import CacheError
+from .cache_writer import make_cache
+from .check import check
+from .rows import examine, read_rows
+from .run import cache_spec
+from .settings import Settings
+
+
+def fill_cache(settings: Settings, jobs: int) -> None:
+    """Write what `run` would have to cache, but for the index and the texts of films.
+
+    Raises what `check` raises, RowsError and CacheError.
+    """
+    check(settings)
+    data = settings.data
+    paths = [path for path in (data.rows, data.validation_rows) if path is not None]
+    rows = [row for path in paths for row in examine(read_rows(path), fps=data.fps)]
+    spec = cache_spec(settings, PartialState().device)
+    # The text encoder is by far the largest model, so it is read once.
+    make_cache(spec, [], extra_texts=[text for row in rows for text in row.row.texts])
+    parts = [rows[job::jobs] for job in range(min(jobs, len(rows)))]
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    try:
+        with ProcessPoolExecutor(len(parts), mp_context=spawn) as pool:
+            list(pool.map(partial(make_cache, spec), parts))
+    except BrokenProcessPool:
+        raise CacheError(
+            f"one of {len(parts)} processes that fill the cache was killed, perhaps for want of "
+            "memory; start again with fewer --jobs, what was encoded so far is kept."
+        ) from None
