@@ -108,6 +108,57 @@ def test_a_reference_of_another_size_forms_no_grid(scene_of):
     assert call_grid(dit, latent, {}, None, reference_latent=other) is None
 
 
+def scene_of_scail(scene_of, kind):
+    import comfy.ldm.wan.model as wan
+
+    if not hasattr(wan, tiny.CLASSES[kind]):
+        pytest.skip("this ComfyUI has no such model")
+    return scene_of(kind)
+
+
+@pytest.mark.parametrize(("kind", "references"), [("scail", 1), ("scail2", 2)])
+def test_reference_frames_of_scail_come_before_the_shots(scene_of, kind, references):
+    """SCAIL puts one reference frame into the token grid, SCAIL-2 one or more."""
+    scene = scene_of_scail(scene_of, kind)
+    make = torch.Generator().manual_seed(5)
+    latents = [torch.randn(1, 16, 1, 6, 10, generator=make) for _ in range(references)]
+
+    def with_references(conditioning):
+        return with_extras(conditioning, reference_latents=latents)
+
+    prompts = [with_references(c) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    close(scene.sample(scene.apply(scene.load(), scene.everything()), *prompts), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
+
+    shots = scene.shots()
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+
+    def run(*captions):
+        return scene.cross_attention(model, with_references(scene.schedule(shots, *captions)))
+
+    x, before = run(tokens(11), tokens(12), tokens(13))
+    again, after = run(tokens(11), tokens(99), tokens(13))
+    assert torch.equal(x, again) and x.shape[1] == (references + 5) * 15
+    changed = (after != before).any(dim=-1)[0].unflatten(0, (-1, 15)).all(dim=1)
+    # A reference frame reads every shot's text, latent frame 2 that of shot 2.
+    assert changed.tolist() == [True] * references + [False, False, True, False, False]
+
+
+def test_poses_of_scail_are_dense_and_said(scene_of, caplog):
+    """Their tokens stand behind the video's, at half its size."""
+    scene = scene_of_scail(scene_of, "scail")
+    pose = torch.randn(1, 16, 5, 4, 6, generator=torch.Generator().manual_seed(5))
+    prompts = [with_extras(c, pose_video_latent=pose) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    with caplog.at_level("INFO"):
+        found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
+    assert torch.equal(found, stock)
+    assert "dense attention, because 105 tokens do not match the grid's 75" in caplog.text
+
+
 def test_in_context_references_are_dense_and_said(scene_of, caplog):
     """Their tokens stand behind the video's in another grid, so the call has no single one."""
     scene = scene_of("t2v")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import comfy.ldm.wan.model
 import comfy.model_patcher
-from torch import nn
+from torch import Tensor, nn
 
 # Wan variants whose blocks do not run one self-attention over one grid of video tokens.
 _REFUSED = {
@@ -14,6 +14,8 @@ _REFUSED = {
 }
 # Variants that put reference frames in front of the video, inside the latent.
 _LEADING_FRAMES = ("VaceWanModel", "AnimateWanModel")
+# Variants that put a reference video in front themselves, as frames of the grid.
+_REFERENCE_VIDEO = ("SCAILWanModel", "SCAIL2WanModel")
 
 
 class UnsupportedModelError(ValueError):
@@ -35,7 +37,7 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
     if known is not None:
         raise UnsupportedModelError(
             f"model is {known}, whose attention MoGA does not replace; "
-            "connect a text-to-video, image-to-video, Fun, VACE or Phantom model of Wan 2.1 or 2.2."
+            "connect a text-to-video, image-to-video, Fun, VACE, Phantom or SCAIL model of Wan."
         )
     return dit
 
@@ -43,3 +45,15 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
 def takes_leading_frames(dit: nn.Module) -> bool:
     """Whether latents of this model may begin with reference frames that no shot covers."""
     return type(dit).__name__ in _LEADING_FRAMES
+
+
+def reference_frames(dit: nn.Module, reference: Tensor | None) -> int:
+    """Frames of tokens that the model puts in front of the video for its `reference_latent`.
+
+    reference: (B, C, t, h, w), or for Fun control (B, C, h, w). HuMo's go behind the video.
+    """
+    if reference is None:
+        return 0
+    if type(dit).__name__ in _REFERENCE_VIDEO:
+        return -(-reference.shape[2] // dit.patch_size[0])
+    return 0 if getattr(dit, "ref_conv", None) is None else 1

@@ -31,7 +31,10 @@ WAN = {
         "in_dim_ref_conv": 16,
     },  # Fun-Control: reference latent
     "vace": {"vace_layers": 2, "vace_in_dim": 96},
+    "scail": {"in_dim": 20},  # SCAIL: reference and pose frames; not in 0.3.64
+    "scail2": {"in_dim": 20},  # not in 0.20.1
 }
+CLASSES = {"vace": "VaceWanModel", "scail": "SCAILWanModel", "scail2": "SCAIL2WanModel"}
 
 
 def wan(
@@ -45,7 +48,7 @@ def wan(
     import comfy.ops
 
     sizes = {"dim": dim, "num_heads": dim // 128, "ffn_dim": 2 * dim, "num_layers": layers}
-    cls = model.VaceWanModel if kind == "vace" else model.WanModel
+    cls = getattr(model, CLASSES.get(kind, "WanModel"))
     config = {**sizes, **WAN[kind], **config}
     return random_weights(cls(**config, operations=comfy.ops.disable_weight_init), seed)
 
