@@ -82,6 +82,24 @@ def test_cores_memory_estimate_holds_a_moga_layer(scene):
         assert model.memory_required((1, 16, frames, height, width)) > held
 
 
+@pytest.mark.parametrize("order", ["apply first", "sampling first"])
+def test_percents_are_of_the_schedule_that_is_sampled(scene, comfy, monkeypatch, order):
+    """Model sampling may change after the node: shift 1 puts 50 % at sigma 0.5, Wan's 8 at 0.89."""
+    hooks, layers = scene.comfy.module("moga.hosts.comfyui.hooks"), []
+    real = hooks.moga_attention
+    monkeypatch.setattr(hooks, "moga_attention", lambda *a, **k: layers.append(0) or real(*a, **k))
+
+    def shifted(model):
+        return comfy.call("ModelSamplingSD3", model=model, shift=1.0)[0]
+
+    def applied(model):
+        return scene.apply(model, scene.routers(), start_percent=0.5)
+
+    first, last = (applied, shifted) if order == "apply first" else (shifted, applied)
+    scene.sample(last(first(scene.load())), steps=4)  # at sigmas 1, 0.75, 0.5 and 0.25
+    assert len(layers) == 2 * 2  # in two blocks
+
+
 def test_taking_the_node_away_restores_stock_bit_for_bit(scene, stock):
     model = scene.load()
     scene.sample(scene.apply(model, scene.routers()))

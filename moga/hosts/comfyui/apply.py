@@ -44,7 +44,7 @@ def apply_moga(
         _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
-    hooks = Hooks(settings, used, _sigmas(model, settings), tell)
+    hooks = Hooks(settings, used, tell)
     if used is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)
@@ -88,12 +88,6 @@ def _check_backend(
     width = dit.dim // dit.num_heads
     probe = torch.empty(0, dit.num_heads, width, device=model.load_device, dtype=dtype)
     select(name, probe, lse=routers.config.combine == "lse")
-
-
-def _sigmas(model: comfy.model_patcher.ModelPatcher, settings: Settings) -> tuple[float, float]:
-    sampling = model.get_model_object("model_sampling")
-    start, end = settings.start_percent, settings.end_percent
-    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
 
 
 def _before_sampling(settings: Settings, leading: bool) -> Callable[..., torch.Tensor]:
