@@ -51,12 +51,15 @@ def test_odd_latent_sizes(scene_of):
 
 def test_a_batch_of_two_videos(scene_of):
     scene = scene_of("t2v")
-    scene.latent = {"samples": torch.zeros(2, 16, 5, 6, 10)}
+    numbered = {"samples": torch.zeros(2, 16, 5, 6, 10), "batch_index": [0, 1]}
     shots = scene.shots()
     model = scene.apply(scene.load(), scene.routers(), shots=shots)
     positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
-    both = scene.sample(model, positive)
+    both = scene.sample(model, positive, latent_image=numbered)
     differs(both[:1], both[1:])
+    for index, found in enumerate(both.split(1)):
+        alone = {"samples": torch.zeros(1, 16, 5, 6, 10), "batch_index": [index]}
+        close(found, scene.sample(model, positive, latent_image=alone))
 
 
 def reference(scene, **size):
@@ -193,8 +196,13 @@ def test_frames_appended_in_time(scene_of):
     positive = with_extras(scene.schedule(shots, tokens(11)), time_dim_concat=extra)
     single = with_extras([[tokens(11), {}]], time_dim_concat=extra)
     model = scene.apply(scene.load(), attention="dense", shots=shots)
-    differs(scene.sample(model, positive, prompts[1]), stock)
-    differs(scene.sample(scene.load(), single, prompts[1]), stock)
+    close(scene.sample(model, positive, prompts[1]), scene.sample(scene.load(), single, prompts[1]))
+    differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
+    grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
+        model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots, time_dim_concat=extra
+    )
+    assert grid.owners == (0, 1, 2, -2)
+    assert (grid.layout.frames, grid.layout.shots) == (7, (0, 2, 3, 5))
 
 
 def test_vace(scene_of):
