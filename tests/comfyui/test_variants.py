@@ -229,7 +229,7 @@ def test_vace_blocks_read_shot_text_too(scene_of):
 
 
 def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
-    """WanVaceToVideo makes the latent longer by its reference frames; the shots stay in place."""
+    """WanVaceToVideo makes the latent longer by one reference frame; the shots stay in place."""
     scene = scene_of("vace")
     shots = scene.shots("[5f] one\n[8f] two")  # 4 latent frames of the 5
     model = scene.apply(scene.load(), attention="dense", shots=shots)
@@ -239,6 +239,21 @@ def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
         model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots
     )
     assert grid.owners == (-1, 0, 1) and grid.layout.shots == (0, 1, 3)
+    scene.latent = {"samples": torch.zeros(1, 16, 6, 6, 10)}
+    with pytest.raises(ValueError, match=r"the latent has 6 latent frames .* the shots fill 4 "):
+        scene.sample(model, positive)
+
+
+def test_any_frames_of_animate_before_the_video_are_reference_frames_and_said(scene_of, caplog):
+    scene = scene_of("animate", layers=5)
+    shots = scene.shots("[5f] one\n[4f] two")  # 3 latent frames of the 5
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    with caplog.at_level("INFO"):
+        scene.sample(model, scene.schedule(shots, tokens(11), tokens(12)))
+    assert "latent frames taken for reference frames, before the shots: 2." in caplog.text
+    scene.latent = {"samples": torch.zeros(1, 16, 2, 6, 10)}
+    with pytest.raises(ValueError, match=r"the latent has 2 latent frames .* the shots fill 3 "):
+        scene.sample(model)
 
 
 def test_other_variants_are_refused_by_name(comfy, scene_of):

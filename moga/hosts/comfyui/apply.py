@@ -18,7 +18,7 @@ from .loading import carried_routers
 from .routers import RouterSet
 from .settings import DENSE, Settings
 from .status import APPLIED
-from .wan import takes_leading_frames, wan_model
+from .wan import most_leading_frames, wan_model
 
 _WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
 
@@ -51,7 +51,7 @@ def apply_moga(
     patched.set_injections(KEY, [hooks.injection()])
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooks.describe_call)
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(settings, takes_leading_frames(dit))
+        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(settings, most_leading_frames(dit))
     )
     return patched
 
@@ -90,10 +90,10 @@ def _check_backend(
     select(name, probe, lse=routers.config.combine == "lse")
 
 
-def _before_sampling(settings: Settings, leading: bool) -> Callable[..., torch.Tensor]:
+def _before_sampling(settings: Settings, most_leading: float) -> Callable[..., torch.Tensor]:
     def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
-        check_and_even(executor.class_obj.conds, settings, frames, leading=leading)
+        check_and_even(executor.class_obj.conds, settings, frames, most_leading)
         return executor(noise, *args, **kwargs)
 
     return wrapper

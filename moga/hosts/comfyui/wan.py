@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.ldm.wan.model
 import comfy.model_patcher
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ _REFUSED = {
     "WanAnimate2Model": "Wan Animate 2",
     "CausalWanModel": "a causal (autoregressive) Wan",
 }
-# Variants that put reference frames in front of the video, inside the latent.
-_LEADING_FRAMES = ("VaceWanModel", "AnimateWanModel")
+# Variants whose latents may begin with reference frames, and with how many.
+_LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
 # Variants that put a reference video in front themselves, as frames of the grid.
 _REFERENCE_VIDEO = ("SCAILWanModel", "SCAIL2WanModel")
 
@@ -42,9 +44,9 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
     return dit
 
 
-def takes_leading_frames(dit: nn.Module) -> bool:
-    """Whether latents of this model may begin with reference frames that no shot covers."""
-    return type(dit).__name__ in _LEADING_FRAMES
+def most_leading_frames(dit: nn.Module) -> float:
+    """With how many reference frames, which no shot covers, a latent of this model may begin."""
+    return _LEADING_FRAMES.get(type(dit).__name__, 0)
 
 
 def reference_frames(dit: nn.Module, reference: Tensor | None) -> int:
