@@ -70,6 +70,22 @@ def test_what_is_sampled_is_told_whenever_its_size_changes(scene, caplog):
     assert "routed sdpa, windows sdpa, frames sdpa (flash3: " in backends[0]
 
 
+@pytest.mark.parametrize("attention", ["moga", "dense"])
+def test_the_line_says_which_text_shots_read(scene, caplog, attention):
+    told, shots = [], scene.shots()
+    settings = scene.host.Settings(shots=shots, attention=attention)
+    model = scene.host.apply_moga(scene.load(), settings, scene.routers(), tell=told.append)
+    assert scene.host.summary(model).endswith("; 3 shots")
+    warning = "shots are connected, but no conditioning comes from the schedule"
+    scene.sample(model)
+    assert told[0].endswith("; 3 shots read the whole prompt") and warning in caplog.text
+    caplog.clear()
+    # The negative runs as a call of its own, and has no texts of the shots.
+    scene.sample(model, scene.schedule(shots, *(tokens(seed, 16) for seed in (3, 4, 5))))
+    assert told[1].endswith("; 3 shots read their own text") and warning not in caplog.text
+    assert len(told) == 2
+
+
 def test_cores_memory_estimate_holds_a_moga_layer(scene):
     """Input, shortcut, q, k and v, and the most that MoGA adds to them, 8 more.
 

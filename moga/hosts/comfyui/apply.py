@@ -33,7 +33,7 @@ def apply_moga(
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    tell: takes a line like `summary`'s for what is sampled, whenever its size changes.
+    tell: takes a line like `summary`'s for what is sampled, whenever it changes.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
@@ -51,7 +51,7 @@ def apply_moga(
     patched.set_injections(KEY, [hooks.injection()])
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooks.describe_call)
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(settings, most_leading_frames(dit))
+        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(hooks, most_leading_frames(dit))
     )
     return patched
 
@@ -90,10 +90,11 @@ def _check_backend(
     select(name, probe, lse=routers.config.combine == "lse")
 
 
-def _before_sampling(settings: Settings, most_leading: float) -> Callable[..., torch.Tensor]:
+def _before_sampling(hooks: Hooks, most_leading: float) -> Callable[..., torch.Tensor]:
     def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
-        check_and_even(executor.class_obj.conds, settings, frames, most_leading)
+        conds = executor.class_obj.conds
+        hooks.scheduled = check_and_even(conds, hooks.settings, frames, most_leading)
         return executor(noise, *args, **kwargs)
 
     return wrapper

@@ -73,8 +73,10 @@ def shot_text(cond: dict[str, Any]) -> ShotText | None:
 
 def check_and_even(
     conds: dict[str, list[dict[str, Any]]], settings: Settings, frames: int, most_leading: float
-) -> None:
+) -> bool:
     """Before the first step: refuse what does not belong together, then even out token counts.
+
+    Returns whether any conditioning has texts of the shots.
 
     conds: a guider's own copies, by name ("positive", "negative"), changed in place.
     frames: latent frames of what is sampled, of which the first `most_leading` may be reference
@@ -93,6 +95,12 @@ def check_and_even(
         for name, entries in conds.items():
             for cond in entries:
                 _even(name, cond, texts[0])
+    elif shots is not None and len(shots.shots) > 1:
+        logging.warning(
+            "MoGA: shots are connected, but no conditioning comes from the schedule: every shot "
+            "reads the whole prompt; connect the schedule's positive output to give each its own."
+        )
+    return bool(texts)
 
 
 def _check_latent(shots: ShotList, frames: int, most_leading: float) -> None:

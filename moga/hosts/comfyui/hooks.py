@@ -52,7 +52,8 @@ class Call:
 class Hooks:
     """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them.
 
-    tell: takes a line on what is sampled, whenever its size changes.
+    tell: takes a line on what is sampled, whenever it changes.
+    scheduled: whether what is sampled has texts of the shots; None before anything was.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Hooks:
     ) -> None:
         self.settings = settings
         self.routers = routers
+        self.scheduled: bool | None = None
         self._tell, self._told = tell, ""
         self._said: set[str] = set()
         # Segment lengths are data: a compiled model calls the layer as it is.
@@ -99,13 +101,13 @@ class Hooks:
         )
         spans = None if text is None else text.spans
         reason = self._dense_reason(grid, options, model.model_sampling)
-        if reason is None and self.config is not None:
-            self._say_size(dit, grid.layout)
+        if reason is None or (self.config is None and grid is not None):
+            self._say_sampled(dit, grid.layout)
         options[KEY] = Call(grid, reason, spans)
         return executor(*args, **kwargs)
 
-    def _say_size(self, dit: nn.Module, layout: VideoLayout) -> None:
-        line = latent_summary(self.settings, self.config, dit, layout)
+    def _say_sampled(self, dit: nn.Module, layout: VideoLayout) -> None:
+        line = latent_summary(self.settings, self.config, dit, layout, self.scheduled)
         self.say_once(line)
         if self._tell is not None and line != self._told:
             self._told = line
