@@ -291,7 +291,7 @@ BACKENDS: dict[str, Backend] = {
             varlen.flash2,
             modules=("flash_attn.flash_attn_interface",),
             package="flash-attn",
-            minimum="2.5",
+            minimum="2.6",  # before it the log-sum-exp has another shape
             capability=(8, 99),
             **_FLASH,
         ),
