@@ -1,5 +1,6 @@
 """Files: merged checkpoints, router files, and every way in which a file can be wrong."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -247,6 +248,21 @@ def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):
     assert "needs an NVIDIA GPU, the tensors are on cpu; choose 'auto' or 'sdpa'" in str(
         error.value
     )
+
+
+def test_the_backend_is_checked_for_the_dtype_of_model_compute_dtype(scene, monkeypatch):
+    backends = scene.comfy.module("moga.kernels").BACKENDS
+    half = dataclasses.replace(backends["sdpa"], name="half", dtypes=(torch.bfloat16,))
+    monkeypatch.setitem(backends, "half", half)
+
+    def check(dtype):
+        (model,) = scene.comfy.call("ModelComputeDtype", model=scene.load(), dtype=dtype)
+        apply_node(scene, model, routers=scene.routers(), backend="half")
+
+    check("bf16")
+    for dtype in ("fp32", "default"):
+        with pytest.raises(RuntimeError, match="bfloat16, the tensors are float32; choose 'auto'"):
+            check(dtype)
 
 
 def test_an_empty_clip_is_named(scene):

@@ -84,7 +84,7 @@ def _check_backend(
     model: comfy.model_patcher.ModelPatcher, dit: nn.Module, name: str, routers: RouterSet
 ) -> None:
     """Raise BackendError now, not in the first step, where the backend cannot run this model."""
-    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
     width = dit.dim // dit.num_heads
     probe = torch.empty(0, dit.num_heads, width, device=model.load_device, dtype=dtype)
     select(name, probe, lse=routers.config.combine == "lse")
