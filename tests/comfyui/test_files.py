@@ -240,6 +240,13 @@ def test_a_backend_that_is_not_installed(scene):
         apply_node(scene, scene.load(), routers=scene.routers(), backend=absent)
     assert f"backend '{absent}' cannot run: " in str(error.value)
     assert "is not installed; choose 'auto' or 'sdpa'." in str(error.value)
+    apply_node(scene, scene.load(), attention="dense", backend=absent)  # which is not used there
+
+
+def test_what_does_nothing_under_dense_says_so(scene):
+    inputs = scene.comfy.nodes["MoGAApply"].define_schema().inputs
+    idle = {item.id for item in inputs if (item.tooltip or "").endswith("nothing under dense.")}
+    assert idle == {"start_percent", "end_percent", "dense_blocks", "min_tokens", "backend"}
 
 
 def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):
