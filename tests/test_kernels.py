@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,10 +198,11 @@ def test_flash2_needs_the_packed_log_sum_exp_of_2_6(tmp_path, version, missing):
     assert done.stdout.strip() == missing
 
 
-def test_the_readme_table_and_the_report_name_every_backend():
-    table, report = kernels.table(), kernels.report("cpu")
+def test_the_readme_holds_the_table_and_the_report_names_every_backend():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"\n\n{kernels.table()}\n\n" in readme
+    report = kernels.report("cpu")
     for name in BACKENDS:
-        assert f"| `{name}` |" in table
         assert f"\n  {name}" in report
     assert "auto, inference: sdpa" in report
 
