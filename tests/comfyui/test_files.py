@@ -200,6 +200,15 @@ def test_files_that_are_no_safetensors(scene, node, folder, field):
         (place / name).unlink()
 
 
+@pytest.mark.parametrize("suffix", [".sft", ".SAFETENSORS"])
+def test_names_that_comfyui_takes_for_safetensors(scene, suffix):
+    name = scene.comfy.add_model(
+        "model_patches", f"routers{suffix}", merged(scene), metadata(scene)
+    )
+    (routers,) = scene.comfy.call("MoGALoadRouters", file=name)
+    assert (routers.blocks, routers.dim, routers.source) == (2, 256, name)
+
+
 def test_a_pickle_is_never_opened(scene):
     class Bomb:
         def __reduce__(self):
