@@ -23,6 +23,7 @@ from .config import MoGAConfig
 
 METADATA_KEY = "moga"
 _ROUTER = re.compile(r"(?:.*\.)?blocks\.(\d+)\.self_attn\.router\.(weight|bias)")
+_SUFFIXES = (".safetensors", ".sft")  # what ComfyUI takes for safetensors, in any case
 _MAX_HEADER = 100 << 20
 
 Routers = dict[int, dict[str, Tensor]]
@@ -112,7 +113,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     opened.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() not in _SUFFIXES:
         raise CheckpointError(
             f"{path.name} is not a .safetensors file; other formats can run code when they are "
             "opened, so convert it first."

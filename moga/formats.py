@@ -12,6 +12,7 @@ from functools import cache
 
 from .ffmpeg import find_ffmpeg, hidden_window
 
+TRIAL_SECONDS = 60
 AAC = ("-c:a", "aac", "-b:a", "192k")
 
 
@@ -123,21 +124,37 @@ def choose_format(name: str, crf: int = 18) -> Encoder:
     return FORMATS[name](crf)
 
 
-@cache
 def trial(encoder: Encoder) -> str | None:
     """Encode one frame to nowhere: None when that works, else why not, in ffmpeg's words."""
+    try:
+        _encode_one_frame(encoder)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or [f"code {error.returncode}"]
+        reason = f"ffmpeg: {said[0]}"
+    except subprocess.TimeoutExpired:
+        reason = f"ffmpeg: no answer in {TRIAL_SECONDS} seconds"
+    else:
+        return None
+    other = "another format" if encoder.name == "h264" else "h264"
+    return f"{encoder.name} can't encode on this machine ({reason}); try again or choose {other}."
+
+
+@cache  # of successes: a card that is busy now may be free at the next try
+def _encode_one_frame(encoder: Encoder) -> None:
     command = [
         *(find_ffmpeg(), "-hide_banner", "-nostats", "-loglevel", "error", "-nostdin"),
         *("-f", "lavfi", "-i", "color=size=256x256:rate=16", "-frames:v", "1"),
         *("-pix_fmt", encoder.pixel_format, *encoder.options, "-f", "null", "-"),
     ]
-    run = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=60, **hidden_window()
+    subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=TRIAL_SECONDS,
+        check=True,
+        **hidden_window(),
     )
-    if run.returncode == 0:
-        return None
-    said = run.stderr.strip().splitlines() or [f"code {run.returncode}"]
-    return f"{encoder.name} can't encode on this machine (ffmpeg: {said[0]})"
 
 
 # Without this flag mp4 and mov drop every tag they have no name of their own for.

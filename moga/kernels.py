@@ -80,7 +80,8 @@ class Backend:
         if self.capability is None:
             return "any device"
         least, most = self.capability
-        return "Hopper" if least == most == _HOPPER else f"NVIDIA, compute capability {least}.0+"
+        name = {8: "Ampere", _HOPPER: "Hopper"}[least]
+        return f"NVIDIA {name}" if least == most else f"NVIDIA {name} or newer"
 
     def unfit(self, q: Tensor, *, training: bool = False, lse: bool = False) -> str | None:
         """Why this backend cannot take tensors like q, or None."""
@@ -178,13 +179,12 @@ def assign(
 
 
 def table() -> str:
-    """The backends as a Markdown table, for the README."""
-    lines = ["| backend | what it is | needs | trains | log-sum-exp |", "|---|---|---|---|---|"]
+    """The backends as a Markdown table, which the README holds."""
+    lines = ["| Name | What it is | Needs |", "| --- | --- | --- |"]
     for backend in BACKENDS.values():
-        wants = f"`{backend.package}`" + (f" >= {backend.minimum}" if backend.minimum else "")
-        cells = [f"`{backend.name}`", backend.title, f"{wants}, {backend.device()}"]
-        cells += ["yes" if flag else "no" for flag in (backend.trains, backend.has_lse)]
-        lines.append("| " + " | ".join(cells) + " |")
+        package = f"`{backend.package}`" + (f" {backend.minimum}" if backend.minimum else "")
+        cells = (f"`{backend.name}`", backend.title, f"{package}; {backend.device()}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -276,7 +276,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         Backend(
             "flash3",
-            "FlashAttention 3",
+            "FlashAttention 3: the wheel, or built from source",
             varlen.flash3,
             modules=varlen.FLASH3,
             package="fa3-fwd",
@@ -291,7 +291,7 @@ BACKENDS: dict[str, Backend] = {
             varlen.flash2,
             modules=("flash_attn.flash_attn_interface",),
             package="flash-attn",
-            minimum="2.5",
+            minimum="2.6",  # before it the log-sum-exp has another shape
             capability=(8, 99),
             **_FLASH,
         ),
@@ -307,7 +307,7 @@ BACKENDS: dict[str, Backend] = {
         Backend("sdpa", "PyTorch's dense attention, batched; cuDNN on Hopper", dense.run),
         Backend(
             "triton",
-            "reads q, k and v in place: least memory",
+            "reads q, k and v in place: least memory; `auto` uses it beside `sdpa` on Hopper",
             _in_place,
             modules=("triton",),
             package="triton",
@@ -321,7 +321,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             "flash4",
-            "FlashAttention 4; not measured here, so never picked by auto",
+            "FlashAttention 4; not measured here, never picked by `auto`",
             varlen.flash4,
             modules=("flash_attn.cute",),
             package="flash-attn-4",
@@ -333,7 +333,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             "sage",
-            "SageAttention (8-bit, approximate), never picked by auto",
+            "SageAttention (8-bit, approximate), never picked by `auto`",
             varlen.sage,
             modules=("sageattention",),
             package="sageattention",

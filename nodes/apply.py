@@ -51,7 +51,8 @@ class MoGAApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of sampling at which MoGA begins; dense attention before it.",
+                    tooltip="Part of sampling at which MoGA begins; dense attention before it. "
+                    "Does nothing under dense.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -59,12 +60,14 @@ class MoGAApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of sampling at which MoGA ends; dense attention after it.",
+                    tooltip="Part of sampling at which MoGA ends; dense attention after it. "
+                    "Does nothing under dense.",
                 ),
                 io.String.Input(
                     "dense_blocks",
                     default="",
-                    tooltip="Blocks that stay dense, such as 0, 1, 28-29. Empty for none.",
+                    tooltip="Blocks that stay dense, such as 0, 1, 28-29. Empty for none. Does "
+                    "nothing under dense.",
                 ),
                 io.Int.Input(
                     "min_tokens",
@@ -72,14 +75,16 @@ class MoGAApply(io.ComfyNode):
                     min=0,
                     max=10_000_000,
                     tooltip="Videos with fewer tokens stay dense: frames x height x width, each "
-                    "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16.",
+                    "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16. "
+                    "Does nothing under dense.",
                 ),
                 io.Combo.Input(
                     "backend",
                     options=backend_names(),
                     default="auto",
                     tooltip="Attention kernels. auto takes the fastest exact one that is "
-                    "installed; sdpa is always there; sage is approximate.",
+                    "installed; sdpa is always there; sage is approximate. Does nothing under "
+                    "dense.",
                 ),
                 io.Int.Input(
                     "ffn_chunks",

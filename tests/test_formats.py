@@ -10,8 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from moga import formats
 from moga.audio import Audio
-from moga.formats import FORMATS, choose_format, ffv1, h264, nvenc, png, prores, trial
+from moga.formats import FORMATS, av1, choose_format, ffv1, h264, nvenc, png, prores, trial
 from moga.metadata import Chapter
 from moga.video import VideoError, VideoWriter
 
@@ -198,6 +199,24 @@ def test_trial_tells_what_works_here():
     for codec in ("h264", "hevc", "av1"):  # with a card it works, and without one it says why
         problem = trial(nvenc(codec))
         assert problem is None or re.match(rf"{codec}_nvenc can't encode on this", problem)
+        assert problem is None or problem.endswith("); try again or choose h264.")
+
+
+def test_what_failed_once_is_tried_again(tmp_path):
+    options = ("-c:v", "libx264", "-b:v", "1M", "-pass", "2", "-passlogfile", str(tmp_path / "log"))
+    second_pass = replace(h264(), options=options)
+    assert "h264 can't encode on this machine (ffmpeg: " in trial(second_pass)
+    first_pass = replace(h264(), options=(*options[:4], "-pass", "1", *options[6:]))
+    assert trial(first_pass) is None
+    assert trial(second_pass) is None
+
+
+def test_a_trial_that_takes_too_long_is_a_refusal(monkeypatch):
+    monkeypatch.setattr(formats, "TRIAL_SECONDS", 0.001)
+    assert trial(av1(23)) == (
+        "av1 can't encode on this machine (ffmpeg: no answer in 0.001 seconds); try again or "
+        "choose h264."
+    )
 
 
 def test_unknown_format_is_refused():

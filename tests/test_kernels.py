@@ -1,7 +1,9 @@
 """The table of backends, the choice between them, and what surrounds the kernels, on any device."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,10 +173,36 @@ class Hopper:
     dtype, shape, device, is_cuda = torch.bfloat16, (1, 1, 1, 128), torch.device("cuda", 0), True
 
 
-def test_the_readme_table_and_the_report_name_every_backend():
-    table, report = kernels.table(), kernels.report("cpu")
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [
+        ("2.5.9.post1", "flash-attn 2.6 or newer is needed, 2.5.9.post1 is installed"),
+        ("2.6.0", "None"),
+    ],
+)
+def test_flash2_needs_the_packed_log_sum_exp_of_2_6(tmp_path, version, missing):
+    """2.5 gives (segments, heads, longest), which would be read as (heads, tokens)."""
+    info, package = tmp_path / f"flash_attn-{version}.dist-info", tmp_path / "flash_attn"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flash-attn\nVersion: {version}\n")
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "flash_attn_interface.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", "from moga.kernels import *; print(BACKENDS['flash2'].missing())"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == missing
+
+
+def test_the_readme_holds_the_table_and_the_report_names_every_backend():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"\n\n{kernels.table()}\n\n" in readme
+    report = kernels.report("cpu")
     for name in BACKENDS:
-        assert f"| `{name}` |" in table
         assert f"\n  {name}" in report
     assert "auto, inference: sdpa" in report
 

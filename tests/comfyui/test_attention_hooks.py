@@ -70,6 +70,22 @@ def test_what_is_sampled_is_told_whenever_its_size_changes(scene, caplog):
     assert "routed sdpa, windows sdpa, frames sdpa (flash3: " in backends[0]
 
 
+@pytest.mark.parametrize("attention", ["moga", "dense"])
+def test_the_line_says_which_text_shots_read(scene, caplog, attention):
+    told, shots = [], scene.shots()
+    settings = scene.host.Settings(shots=shots, attention=attention)
+    model = scene.host.apply_moga(scene.load(), settings, scene.routers(), tell=told.append)
+    assert scene.host.summary(model).endswith("; 3 shots")
+    warning = "shots are connected, but no conditioning comes from the schedule"
+    scene.sample(model)
+    assert told[0].endswith("; 3 shots read the whole prompt") and warning in caplog.text
+    caplog.clear()
+    # The negative runs as a call of its own, and has no texts of the shots.
+    scene.sample(model, scene.schedule(shots, *(tokens(seed, 16) for seed in (3, 4, 5))))
+    assert told[1].endswith("; 3 shots read their own text") and warning not in caplog.text
+    assert len(told) == 2
+
+
 def test_cores_memory_estimate_holds_a_moga_layer(scene):
     """Input, shortcut, q, k and v, and the most that MoGA adds to them, 8 more.
 
@@ -80,6 +96,24 @@ def test_cores_memory_estimate_holds_a_moga_layer(scene):
     for frames, height, width in ((21, 60, 104), (120, 60, 104), (361, 60, 104)):
         held = 13 * row * frames * height * width // 4
         assert model.memory_required((1, 16, frames, height, width)) > held
+
+
+@pytest.mark.parametrize("order", ["apply first", "sampling first"])
+def test_percents_are_of_the_schedule_that_is_sampled(scene, comfy, monkeypatch, order):
+    """Model sampling may change after the node: shift 1 puts 50 % at sigma 0.5, Wan's 8 at 0.89."""
+    hooks, layers = scene.comfy.module("moga.hosts.comfyui.hooks"), []
+    real = hooks.moga_attention
+    monkeypatch.setattr(hooks, "moga_attention", lambda *a, **k: layers.append(0) or real(*a, **k))
+
+    def shifted(model):
+        return comfy.call("ModelSamplingSD3", model=model, shift=1.0)[0]
+
+    def applied(model):
+        return scene.apply(model, scene.routers(), start_percent=0.5)
+
+    first, last = (applied, shifted) if order == "apply first" else (shifted, applied)
+    scene.sample(last(first(scene.load())), steps=4)  # at sigmas 1, 0.75, 0.5 and 0.25
+    assert len(layers) == 2 * 2  # in two blocks
 
 
 def test_taking_the_node_away_restores_stock_bit_for_bit(scene, stock):

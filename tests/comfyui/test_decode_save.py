@@ -345,6 +345,9 @@ def test_shot_files_are_the_frames_of_the_video(comfy, vae, latent):
 def test_shots_of_another_length_are_refused(comfy, vae, latent):
     message = failure(comfy, vae, latent, "other", shots=make_shots(comfy, "[9f] short"))
     assert "shots are 9 frames and samples decode to 17" in message
+    assert "cut them off with Trim Video Latent and its trim_latent first." in message
+    message = failure(comfy, vae, latent, "other", shots=make_shots(comfy, "[21f] long"))
+    assert message.endswith("shots that samples were made with, or disconnect them.")
 
 
 def test_failure_leaves_no_shot_files(comfy, vae, latent, failing):

@@ -1,5 +1,6 @@
 """Files: merged checkpoints, router files, and every way in which a file can be wrong."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -199,6 +200,15 @@ def test_files_that_are_no_safetensors(scene, node, folder, field):
         (place / name).unlink()
 
 
+@pytest.mark.parametrize("suffix", [".sft", ".SAFETENSORS"])
+def test_names_that_comfyui_takes_for_safetensors(scene, suffix):
+    name = scene.comfy.add_model(
+        "model_patches", f"routers{suffix}", merged(scene), metadata(scene)
+    )
+    (routers,) = scene.comfy.call("MoGALoadRouters", file=name)
+    assert (routers.blocks, routers.dim, routers.source) == (2, 256, name)
+
+
 def test_a_pickle_is_never_opened(scene):
     class Bomb:
         def __reduce__(self):
@@ -239,6 +249,13 @@ def test_a_backend_that_is_not_installed(scene):
         apply_node(scene, scene.load(), routers=scene.routers(), backend=absent)
     assert f"backend '{absent}' cannot run: " in str(error.value)
     assert "is not installed; choose 'auto' or 'sdpa'." in str(error.value)
+    apply_node(scene, scene.load(), attention="dense", backend=absent)  # which is not used there
+
+
+def test_what_does_nothing_under_dense_says_so(scene):
+    inputs = scene.comfy.nodes["MoGAApply"].define_schema().inputs
+    idle = {item.id for item in inputs if (item.tooltip or "").endswith("nothing under dense.")}
+    assert idle == {"start_percent", "end_percent", "dense_blocks", "min_tokens", "backend"}
 
 
 def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):
@@ -247,6 +264,21 @@ def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):
     assert "needs an NVIDIA GPU, the tensors are on cpu; choose 'auto' or 'sdpa'" in str(
         error.value
     )
+
+
+def test_the_backend_is_checked_for_the_dtype_of_model_compute_dtype(scene, monkeypatch):
+    backends = scene.comfy.module("moga.kernels").BACKENDS
+    half = dataclasses.replace(backends["sdpa"], name="half", dtypes=(torch.bfloat16,))
+    monkeypatch.setitem(backends, "half", half)
+
+    def check(dtype):
+        (model,) = scene.comfy.call("ModelComputeDtype", model=scene.load(), dtype=dtype)
+        apply_node(scene, model, routers=scene.routers(), backend="half")
+
+    check("bf16")
+    for dtype in ("fp32", "default"):
+        with pytest.raises(RuntimeError, match="bfloat16, the tensors are float32; choose 'auto'"):
+            check(dtype)
 
 
 def test_an_empty_clip_is_named(scene):

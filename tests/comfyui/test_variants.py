@@ -51,12 +51,15 @@ def test_odd_latent_sizes(scene_of):
 
 def test_a_batch_of_two_videos(scene_of):
     scene = scene_of("t2v")
-    scene.latent = {"samples": torch.zeros(2, 16, 5, 6, 10)}
+    numbered = {"samples": torch.zeros(2, 16, 5, 6, 10), "batch_index": [0, 1]}
     shots = scene.shots()
     model = scene.apply(scene.load(), scene.routers(), shots=shots)
     positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
-    both = scene.sample(model, positive)
+    both = scene.sample(model, positive, latent_image=numbered)
     differs(both[:1], both[1:])
+    for index, found in enumerate(both.split(1)):
+        alone = {"samples": torch.zeros(1, 16, 5, 6, 10), "batch_index": [index]}
+        close(found, scene.sample(model, positive, latent_image=alone))
 
 
 def reference(scene, **size):
@@ -108,6 +111,57 @@ def test_a_reference_of_another_size_forms_no_grid(scene_of):
     assert call_grid(dit, latent, {}, None, reference_latent=other) is None
 
 
+def scene_of_scail(scene_of, kind):
+    import comfy.ldm.wan.model as wan
+
+    if not hasattr(wan, tiny.CLASSES[kind]):
+        pytest.skip("this ComfyUI has no such model")
+    return scene_of(kind)
+
+
+@pytest.mark.parametrize(("kind", "references"), [("scail", 1), ("scail2", 2)])
+def test_reference_frames_of_scail_come_before_the_shots(scene_of, kind, references):
+    """SCAIL puts one reference frame into the token grid, SCAIL-2 one or more."""
+    scene = scene_of_scail(scene_of, kind)
+    make = torch.Generator().manual_seed(5)
+    latents = [torch.randn(1, 16, 1, 6, 10, generator=make) for _ in range(references)]
+
+    def with_references(conditioning):
+        return with_extras(conditioning, reference_latents=latents)
+
+    prompts = [with_references(c) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    close(scene.sample(scene.apply(scene.load(), scene.everything()), *prompts), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
+
+    shots = scene.shots()
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+
+    def run(*captions):
+        return scene.cross_attention(model, with_references(scene.schedule(shots, *captions)))
+
+    x, before = run(tokens(11), tokens(12), tokens(13))
+    again, after = run(tokens(11), tokens(99), tokens(13))
+    assert torch.equal(x, again) and x.shape[1] == (references + 5) * 15
+    changed = (after != before).any(dim=-1)[0].unflatten(0, (-1, 15)).all(dim=1)
+    # A reference frame reads every shot's text, latent frame 2 that of shot 2.
+    assert changed.tolist() == [True] * references + [False, False, True, False, False]
+
+
+def test_poses_of_scail_are_dense_and_said(scene_of, caplog):
+    """Their tokens stand behind the video's, at half its size."""
+    scene = scene_of_scail(scene_of, "scail")
+    pose = torch.randn(1, 16, 5, 4, 6, generator=torch.Generator().manual_seed(5))
+    prompts = [with_extras(c, pose_video_latent=pose) for c in (scene.positive, scene.negative)]
+    stock = scene.sample(scene.load(), *prompts)
+    differs(stock, scene.sample(scene.load()))
+    with caplog.at_level("INFO"):
+        found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
+    assert torch.equal(found, stock)
+    assert "dense attention, because 105 tokens do not match the grid's 75" in caplog.text
+
+
 def test_in_context_references_are_dense_and_said(scene_of, caplog):
     """Their tokens stand behind the video's in another grid, so the call has no single one."""
     scene = scene_of("t2v")
@@ -142,8 +196,13 @@ def test_frames_appended_in_time(scene_of):
     positive = with_extras(scene.schedule(shots, tokens(11)), time_dim_concat=extra)
     single = with_extras([[tokens(11), {}]], time_dim_concat=extra)
     model = scene.apply(scene.load(), attention="dense", shots=shots)
-    differs(scene.sample(model, positive, prompts[1]), stock)
-    differs(scene.sample(scene.load(), single, prompts[1]), stock)
+    close(scene.sample(model, positive, prompts[1]), scene.sample(scene.load(), single, prompts[1]))
+    differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
+    grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
+        model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots, time_dim_concat=extra
+    )
+    assert grid.owners == (0, 1, 2, -2)
+    assert (grid.layout.frames, grid.layout.shots) == (7, (0, 2, 3, 5))
 
 
 def test_vace(scene_of):
@@ -170,7 +229,7 @@ def test_vace_blocks_read_shot_text_too(scene_of):
 
 
 def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
-    """WanVaceToVideo makes the latent longer by its reference frames; the shots stay in place."""
+    """WanVaceToVideo makes the latent longer by one reference frame; the shots stay in place."""
     scene = scene_of("vace")
     shots = scene.shots("[5f] one\n[8f] two")  # 4 latent frames of the 5
     model = scene.apply(scene.load(), attention="dense", shots=shots)
@@ -180,6 +239,21 @@ def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
         model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots
     )
     assert grid.owners == (-1, 0, 1) and grid.layout.shots == (0, 1, 3)
+    scene.latent = {"samples": torch.zeros(1, 16, 6, 6, 10)}
+    with pytest.raises(ValueError, match=r"the latent has 6 latent frames .* the shots fill 4 "):
+        scene.sample(model, positive)
+
+
+def test_any_frames_of_animate_before_the_video_are_reference_frames_and_said(scene_of, caplog):
+    scene = scene_of("animate", layers=5)
+    shots = scene.shots("[5f] one\n[4f] two")  # 3 latent frames of the 5
+    model = scene.apply(scene.load(), attention="dense", shots=shots)
+    with caplog.at_level("INFO"):
+        scene.sample(model, scene.schedule(shots, tokens(11), tokens(12)))
+    assert "latent frames taken for reference frames, before the shots: 2." in caplog.text
+    scene.latent = {"samples": torch.zeros(1, 16, 2, 6, 10)}
+    with pytest.raises(ValueError, match=r"the latent has 2 latent frames .* the shots fill 3 "):
+        scene.sample(model)
 
 
 def test_other_variants_are_refused_by_name(comfy, scene_of):

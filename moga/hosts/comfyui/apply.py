@@ -18,7 +18,7 @@ from .loading import carried_routers
 from .routers import RouterSet
 from .settings import DENSE, Settings
 from .status import APPLIED
-from .wan import takes_leading_frames, wan_model
+from .wan import most_leading_frames, wan_model
 
 _WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
 
@@ -33,7 +33,7 @@ def apply_moga(
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    tell: takes a line like `summary`'s for what is sampled, whenever its size changes.
+    tell: takes a line like `summary`'s for what is sampled, whenever it changes.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
@@ -44,14 +44,14 @@ def apply_moga(
         _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
-    hooks = Hooks(settings, used, _sigmas(model, settings), tell)
+    hooks = Hooks(settings, used, tell)
     if used is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)
     patched.set_injections(KEY, [hooks.injection()])
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooks.describe_call)
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(settings, takes_leading_frames(dit))
+        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(hooks, most_leading_frames(dit))
     )
     return patched
 
@@ -84,22 +84,17 @@ def _check_backend(
     model: comfy.model_patcher.ModelPatcher, dit: nn.Module, name: str, routers: RouterSet
 ) -> None:
     """Raise BackendError now, not in the first step, where the backend cannot run this model."""
-    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
     width = dit.dim // dit.num_heads
     probe = torch.empty(0, dit.num_heads, width, device=model.load_device, dtype=dtype)
     select(name, probe, lse=routers.config.combine == "lse")
 
 
-def _sigmas(model: comfy.model_patcher.ModelPatcher, settings: Settings) -> tuple[float, float]:
-    sampling = model.get_model_object("model_sampling")
-    start, end = settings.start_percent, settings.end_percent
-    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
-
-
-def _before_sampling(settings: Settings, leading: bool) -> Callable[..., torch.Tensor]:
+def _before_sampling(hooks: Hooks, most_leading: float) -> Callable[..., torch.Tensor]:
     def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
-        check_and_even(executor.class_obj.conds, settings, frames, leading=leading)
+        conds = executor.class_obj.conds
+        hooks.scheduled = check_and_even(conds, hooks.settings, frames, most_leading)
         return executor(noise, *args, **kwargs)
 
     return wrapper

@@ -72,17 +72,20 @@ def shot_text(cond: dict[str, Any]) -> ShotText | None:
 
 
 def check_and_even(
-    conds: dict[str, list[dict[str, Any]]], settings: Settings, frames: int, *, leading: bool
-) -> None:
+    conds: dict[str, list[dict[str, Any]]], settings: Settings, frames: int, most_leading: float
+) -> bool:
     """Before the first step: refuse what does not belong together, then even out token counts.
 
+    Returns whether any conditioning has texts of the shots.
+
     conds: a guider's own copies, by name ("positive", "negative"), changed in place.
-    frames: latent frames of what is sampled. leading: whether reference frames may come first.
+    frames: latent frames of what is sampled, of which the first `most_leading` may be reference
+        frames of the model's.
     Raises ShotMismatchError.
     """
     shots = settings.shots
     if shots is not None:
-        _check_latent(shots, frames, leading)
+        _check_latent(shots, frames, most_leading)
     texts = []
     for name, entries in conds.items():
         for text in filter(None, map(shot_text, entries)):
@@ -92,17 +95,27 @@ def check_and_even(
         for name, entries in conds.items():
             for cond in entries:
                 _even(name, cond, texts[0])
+    elif shots is not None and len(shots.shots) > 1:
+        logging.warning(
+            "MoGA: shots are connected, but no conditioning comes from the schedule: every shot "
+            "reads the whole prompt; connect the schedule's positive output to give each its own."
+        )
+    return bool(texts)
 
 
-def _check_latent(shots: ShotList, frames: int, leading: bool) -> None:
+def _check_latent(shots: ShotList, frames: int, most_leading: float) -> None:
     needed = shots.latent_frames
-    if frames == needed or (leading and frames > needed):
-        return
-    raise ShotMismatchError(
-        f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
-        f"fill {needed} ({shots.frames} video frames); connect the schedule's length output to "
-        "the length input of the node that makes the latent."
-    )
+    if not needed <= frames <= needed + most_leading:
+        raise ShotMismatchError(
+            f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
+            f"fill {needed} ({shots.frames} video frames); connect the schedule's length output to "
+            "the length input of the node that makes the latent."
+        )
+    if frames > needed:
+        logging.info(
+            "MoGA: latent frames taken for reference frames, before the shots: %d.",
+            frames - needed,
+        )
 
 
 def _check_text(name: str, text: ShotText, shots: ShotList | None) -> None:

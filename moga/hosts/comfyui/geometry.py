@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...layout import VideoLayout
 from ...shots import ShotList
 from ...text import Reading, Span
+from .wan import reference_frames
 
 LEADING, APPENDED, REFERENCE = -1, -2, -3  # frames that belong to no shot
 
@@ -44,7 +45,8 @@ def call_grid(
     """The grid of a call on latent x (B, C, t, h, w), or None where the tokens form no grid.
 
     time_dim_concat: frames that the model appends in time (Phantom); (B, C, t', h, w).
-    reference_latent: a frame that the model puts in front (Fun control); (B, C, h, w).
+    reference_latent: what the model puts in front, one frame (Fun control; (B, C, h, w)) or
+        several (SCAIL; (B, C, t', h, w)).
     """
     patch = dit.patch_size
     frames, height, width = (-(-size // p) for size, p in zip(x.shape[2:], patch, strict=True))
@@ -53,10 +55,10 @@ def call_grid(
         return None
     if time_dim_concat is not None:
         owners += [APPENDED] * -(-time_dim_concat.shape[2] // patch[0])
-    if getattr(dit, "ref_conv", None) is not None and reference_latent is not None:
+    if references := reference_frames(dit, reference_latent):
         if tuple(reference_latent.shape[-2:]) != tuple(x.shape[-2:]):
             return None
-        owners = [REFERENCE, *owners]
+        owners = [REFERENCE] * references + owners
     runs = [(owner, len(list(run))) for owner, run in groupby(owners)]
     starts = [0]
     for _, length in runs[:-1]:

@@ -52,20 +52,19 @@ class Call:
 class Hooks:
     """MoGA on one model: the swapped forwards, and a wrapper that describes each call to them.
 
-    sigmas: MoGA runs from the first down to the second.
-    tell: takes a line on what is sampled, whenever its size changes.
+    tell: takes a line on what is sampled, whenever it changes.
+    scheduled: whether what is sampled has texts of the shots; None before anything was.
     """
 
     def __init__(
         self,
         settings: Settings,
         routers: RouterSet | None,
-        sigmas: tuple[float, float],
         tell: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.routers = routers
-        self.sigmas = sigmas
+        self.scheduled: bool | None = None
         self._tell, self._told = tell, ""
         self._said: set[str] = set()
         # Segment lengths are data: a compiled model calls the layer as it is.
@@ -90,7 +89,8 @@ class Hooks:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         text = kwargs.pop(TEXT_CONDITION, None)
         options = given["transformer_options"]
-        dit = executor.class_obj.diffusion_model
+        model = executor.class_obj
+        dit = model.diffusion_model
         grid = call_grid(
             dit,
             given["x"],
@@ -100,28 +100,33 @@ class Hooks:
             reference_latent=given.get("reference_latent"),
         )
         spans = None if text is None else text.spans
-        reason = self._dense_reason(grid, options)
-        if reason is None and self.config is not None:
-            self._say_size(dit, grid.layout)
+        reason = self._dense_reason(grid, options, model.model_sampling)
+        if reason is None or (self.config is None and grid is not None):
+            self._say_sampled(dit, grid.layout)
         options[KEY] = Call(grid, reason, spans)
         return executor(*args, **kwargs)
 
-    def _say_size(self, dit: nn.Module, layout: VideoLayout) -> None:
-        line = latent_summary(self.settings, self.config, dit, layout)
+    def _say_sampled(self, dit: nn.Module, layout: VideoLayout) -> None:
+        line = latent_summary(self.settings, self.config, dit, layout, self.scheduled)
         self.say_once(line)
         if self._tell is not None and line != self._told:
             self._told = line
             self._tell(line)
 
-    def _dense_reason(self, grid: Grid | None, options: dict[str, Any]) -> str | None:
+    def _dense_reason(
+        self, grid: Grid | None, options: dict[str, Any], sampling: Any
+    ) -> str | None:
+        """sampling: of the model as it runs, which nodes after this one may have changed."""
         if grid is None:
             return "the tokens of this call form no video grid"
         if grid.layout.tokens < self.settings.min_tokens:
             return f"{grid.layout.tokens} tokens are fewer than min_tokens"
-        first, last = self.sigmas
+        percents = (self.settings.start_percent, self.settings.end_percent)
         sigma = options.get("sigmas")
-        partial = (self.settings.start_percent, self.settings.end_percent) != (0.0, 1.0)
-        if partial and sigma is not None and not last <= float(sigma[0]) <= first:
+        if percents == (0.0, 1.0) or sigma is None:
+            return None
+        first, last = (float(sampling.percent_to_sigma(percent)) for percent in percents)
+        if not last <= float(sigma[0]) <= first:
             return "this step lies outside start_percent and end_percent"
         return None
 

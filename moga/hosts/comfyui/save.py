@@ -158,9 +158,14 @@ def _chapters(decode: Decode, settings: VideoSettings) -> tuple[Chapter, ...]:
     videos = len(decode.latent)
     frames = decode.frames // videos
     if settings.shots.frames != frames:
+        references = (
+            "; if the model put reference frames in front (VACE, Animate), cut them off with Trim "
+            "Video Latent and its trim_latent first"
+        )
         raise ValueError(
             f"shots are {settings.shots.frames} frames and samples decode to {frames}; connect "
-            "the shots that samples were made with, or disconnect them."
+            "the shots that samples were made with, or disconnect them"
+            f"{references if frames > settings.shots.frames else ''}."
         )
     return chapters_of(settings.shots, videos)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...kernels import AUTO, require
+from ...kernels import AUTO
 from ...shots import ShotList
 
 MOGA, DENSE = "moga", "dense"
@@ -15,7 +15,7 @@ MOGA, DENSE = "moga", "dense"
 class Settings:
     """The inputs of `Apply MoGA` apart from the model and its routers.
 
-    attention: "moga", or "dense" for per-shot text alone.
+    attention: "moga", or "dense" for per-shot text alone; then ffn_chunks is all else that counts.
     start_percent, end_percent: the part of sampling in which MoGA runs; dense outside.
     dense_blocks: indices of blocks that stay dense. min_tokens: fewer tokens stay dense.
     ffn_chunks: parts of the tokens that go through a feed-forward one after the other.
@@ -40,8 +40,6 @@ class Settings:
             )
         if self.ffn_chunks < 1:
             raise ValueError(f"ffn_chunks is {self.ffn_chunks}; give 1 or more.")
-        if self.backend != AUTO:
-            require(self.backend)
 
 
 def parse_blocks(text: str, blocks: int) -> frozenset[int]:

@@ -21,39 +21,44 @@ def summary(model: comfy.model_patcher.ModelPatcher) -> str:
     """One line on what `apply_moga` put on this model, before a latent is known."""
     hooks = model.get_attachment(APPLIED)
     settings, dit, config = hooks.settings, wan_model(model), hooks.config
-    if config is None:
-        return f"dense attention in {len(dit.blocks)} blocks; {_texts(settings.shots)}"
     frames = settings.shots.latent_frames if settings.shots else _FRAMES
     starts = settings.shots.latent_starts if settings.shots else (0,)
     size = f"{4 * frames - 3} frames of 832x480"
-    return _line(settings, config, dit, VideoLayout(frames, *_GRID, starts), size)
+    layout = VideoLayout(frames, *_GRID, starts)
+    return f"{_attention(settings, config, dit, layout, size)}; {_texts(settings.shots, None)}"
 
 
 def latent_summary(
-    settings: Settings, config: MoGAConfig, dit: nn.Module, layout: VideoLayout
+    settings: Settings,
+    config: MoGAConfig | None,
+    dit: nn.Module,
+    layout: VideoLayout,
+    scheduled: bool | None,
 ) -> str:
-    """The same line for the tokens that are sampled."""
-    grid = f"{layout.frames} x {layout.height} x {layout.width}"
-    return _line(settings, config, dit, layout, f"{layout.tokens:,} tokens ({grid})")
+    """The same line for the tokens that are sampled, and whether they have texts of the shots."""
+    size = f"{layout.tokens:,} tokens ({layout.frames} x {layout.height} x {layout.width})"
+    return f"{_attention(settings, config, dit, layout, size)}; {_texts(settings.shots, scheduled)}"
 
 
-def _line(
-    settings: Settings, config: MoGAConfig, dit: nn.Module, layout: VideoLayout, size: str
+def _attention(
+    settings: Settings, config: MoGAConfig | None, dit: nn.Module, layout: VideoLayout, size: str
 ) -> str:
+    if config is None:
+        return f"dense attention in {len(dit.blocks)} blocks"
     blocks, dense = len(dit.blocks), len(settings.dense_blocks)
     shape = ModelShape(blocks, dit.dim, dit.ffn_dim, dit.text_len)
     gain = expected_speedup(layout, config, shape, dense_layers=dense)
     return (
         f"{config.groups} groups in {blocks - dense} of {blocks} blocks; density "
-        f"{density(layout, config):.3f} and at most {gain:.1f} x dense speed for {size}; "
-        f"{_texts(settings.shots)}"
+        f"{density(layout, config):.3f} and at most {gain:.1f} x dense speed for {size}"
     )
 
 
-def _texts(shots: ShotList | None) -> str:
+def _texts(shots: ShotList | None, scheduled: bool | None) -> str:
     if shots is None or len(shots.shots) == 1:
         return "one shot"
-    return f"{len(shots.shots)} shots read their own text"
+    reading = {None: "", True: " read their own text", False: " read the whole prompt"}
+    return f"{len(shots.shots)} shots{reading[scheduled]}"
 
 
 def show_on_node(node_id: str | None, line: str) -> None:

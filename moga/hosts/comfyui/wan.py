@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.ldm.wan.model
 import comfy.model_patcher
-from torch import nn
+from torch import Tensor, nn
 
 # Wan variants whose blocks do not run one self-attention over one grid of video tokens.
 _REFUSED = {
@@ -12,8 +14,10 @@ _REFUSED = {
     "WanAnimate2Model": "Wan Animate 2",
     "CausalWanModel": "a causal (autoregressive) Wan",
 }
-# Variants that put reference frames in front of the video, inside the latent.
-_LEADING_FRAMES = ("VaceWanModel", "AnimateWanModel")
+# Variants whose latents may begin with reference frames, and with how many.
+_LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
+# Variants that put a reference video in front themselves, as frames of the grid.
+_REFERENCE_VIDEO = ("SCAILWanModel", "SCAIL2WanModel")
 
 
 class UnsupportedModelError(ValueError):
@@ -35,11 +39,23 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
     if known is not None:
         raise UnsupportedModelError(
             f"model is {known}, whose attention MoGA does not replace; "
-            "connect a text-to-video, image-to-video, Fun, VACE or Phantom model of Wan 2.1 or 2.2."
+            "connect a text-to-video, image-to-video, Fun, VACE, Phantom or SCAIL model of Wan."
         )
     return dit
 
 
-def takes_leading_frames(dit: nn.Module) -> bool:
-    """Whether latents of this model may begin with reference frames that no shot covers."""
-    return type(dit).__name__ in _LEADING_FRAMES
+def most_leading_frames(dit: nn.Module) -> float:
+    """With how many reference frames, which no shot covers, a latent of this model may begin."""
+    return _LEADING_FRAMES.get(type(dit).__name__, 0)
+
+
+def reference_frames(dit: nn.Module, reference: Tensor | None) -> int:
+    """Frames of tokens that the model puts in front of the video for its `reference_latent`.
+
+    reference: (B, C, t, h, w), or for Fun control (B, C, h, w). HuMo's go behind the video.
+    """
+    if reference is None:
+        return 0
+    if type(dit).__name__ in _REFERENCE_VIDEO:
+        return -(-reference.shape[2] // dit.patch_size[0])
+    return 0 if getattr(dit, "ref_conv", None) is None else 1

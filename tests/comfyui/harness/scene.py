@@ -69,6 +69,18 @@ class Scene:
         }
         return self.comfy.call("KSampler", **given)[0]["samples"]
 
+    def cross_attention(self, model: Any, positive: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and output, (1, tokens, dim) each, of the first block's cross-attention."""
+        seen: list = []
+        handle = model.model.diffusion_model.blocks[0].cross_attn.register_forward_hook(
+            lambda module, args, kwargs, out: seen.append((args[0], out)), with_kwargs=True
+        )
+        try:
+            self.sample(model, positive, steps=1, cfg=1.0)
+        finally:
+            handle.remove()
+        return seen[0]
+
 
 def tokens(seed: int, count: int = 512) -> torch.Tensor:
     """Encoded text, (1, count, 4096)."""

@@ -31,6 +31,13 @@ WAN = {
         "in_dim_ref_conv": 16,
     },  # Fun-Control: reference latent
     "vace": {"vace_layers": 2, "vace_in_dim": 96},
+    "scail": {"in_dim": 20},  # SCAIL: reference and pose frames; not in 0.3.64
+    "scail2": {"in_dim": 20},  # not in 0.20.1
+    "animate": {"in_dim": 36},  # Wan 2.2 Animate: five layers for each of its face adapters
+}
+CLASSES = {
+    **{"vace": "VaceWanModel", "animate": "AnimateWanModel"},
+    **{"scail": "SCAILWanModel", "scail2": "SCAIL2WanModel"},
 }
 
 
@@ -42,10 +49,12 @@ def wan(
     Heads are 128 wide as in every Wan. ``config`` goes to ComfyUI's class.
     """
     import comfy.ldm.wan.model as model
+    import comfy.ldm.wan.model_animate as animate
     import comfy.ops
 
     sizes = {"dim": dim, "num_heads": dim // 128, "ffn_dim": 2 * dim, "num_layers": layers}
-    cls = model.VaceWanModel if kind == "vace" else model.WanModel
+    module = animate if kind == "animate" else model
+    cls = getattr(module, CLASSES.get(kind, "WanModel"))
     config = {**sizes, **WAN[kind], **config}
     return random_weights(cls(**config, operations=comfy.ops.disable_weight_init), seed)
 
