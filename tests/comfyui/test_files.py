@@ -94,6 +94,17 @@ def test_a_plain_wan_loads_too(scene):
     assert torch.equal(scene.sample(model), scene.sample(scene.load()))
 
 
+def test_a_model_of_static_branches_alone_needs_no_routers(scene):
+    config = {"windows": (1, 2), "branches": ("windows", "frames")}
+    model = load_merged(scene, "static.safetensors", scene.weights, metadata(scene, **config))
+    found = scene.sample(apply_node(scene, model))
+    expected = scene.apply(scene.load(), scene.routers(scene.Config(**config)))
+    assert torch.equal(found, scene.sample(expected))
+    differs(found, scene.sample(scene.load()))
+    said = scene.comfy.module("moga.hosts.comfyui").summary(apply_node(scene, model))
+    assert said.startswith("static branches in 2 of 2 blocks; density ")
+
+
 def words(action, *args, **kwargs):
     with pytest.raises(Exception) as error:
         action(*args, **kwargs)

@@ -45,7 +45,7 @@ def apply_moga(
     patched = model.clone()
     remove_moga(patched)
     hooks = Hooks(settings, used, tell)
-    if used is not None:
+    if used is not None and used.patcher is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)
     patched.set_injections(KEY, [hooks.injection()])
@@ -72,7 +72,7 @@ def _check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
             "file with Load MoGA Diffusion Model, connect Load MoGA Routers to routers, or set "
             "attention to dense."
         )
-    if (routers.dim, routers.blocks) != (dim, blocks):
+    if routers.patcher is not None and (routers.dim, routers.blocks) != (dim, blocks):
         raise CheckpointError(
             f"routers from {routers.source} are for {routers.blocks} blocks of width "
             f"{routers.dim}, the model has {blocks} of width {dim}; use routers that were made "

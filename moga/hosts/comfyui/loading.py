@@ -22,7 +22,8 @@ def load_diffusion_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """A model as core's loader makes it, carrying the routers of its file as an attachment.
 
-    A file without routers loads too; its model is dense, and can take routers from elsewhere.
+    A model of static branches alone carries its settings. A file without either loads too; its
+    model is dense, and can take routers from elsewhere.
     Raises CheckpointError before anything large is read where the header allows.
     """
     source = Path(path).name
@@ -45,6 +46,7 @@ def load_diffusion_model(
     if routers:
         dit = wan_model(model)
         check_routers(routers, config, source=source, dim=dit.dim, blocks=len(dit.blocks))
+    if routers or (config is not None and "routed" not in config.branches):
         model.set_attachments(ATTACHMENT, RouterSet(routers, config, source))
     return model
 

@@ -33,15 +33,18 @@ class RouterStack(nn.Module):
 class RouterSet:
     """Routers as a node hands them on: their settings, and a patcher that keeps the weights.
 
-    source: the file they came from, for messages.
+    source: the file they came from, for messages. patcher: None for settings without a "routed"
+    branch, which need no routers and fit any model.
     """
 
     def __init__(self, routers: Routers, config: MoGAConfig, source: str) -> None:
         self.config = config
         self.source = source
-        self.blocks = len(routers)
-        self.dim = routers[0]["weight"].shape[1]
-        self.patcher = _patcher(routers, config, self.blocks, self.dim)
+        self.patcher = None
+        if routers:
+            self.blocks = len(routers)
+            self.dim = routers[0]["weight"].shape[1]
+            self.patcher = _patcher(routers, config, self.blocks, self.dim)
 
 
 def router_set(

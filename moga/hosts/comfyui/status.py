@@ -48,8 +48,9 @@ def _attention(
     blocks, dense = len(dit.blocks), len(settings.dense_blocks)
     shape = ModelShape(blocks, dit.dim, dit.ffn_dim, dit.text_len)
     gain = expected_speedup(layout, config, shape, dense_layers=dense)
+    what = f"{config.groups} groups" if "routed" in config.branches else "static branches"
     return (
-        f"{config.groups} groups in {blocks - dense} of {blocks} blocks; density "
+        f"{what} in {blocks - dense} of {blocks} blocks; density "
         f"{density(layout, config):.3f} and at most {gain:.1f} x dense speed for {size}"
     )
 
