@@ -20,32 +20,32 @@ def tables(result: dict) -> str:
     machine = result["machine"]
     lines = [f"# One attention layer on {machine['device']}", ""]
     lines += [f"{what}: {value}  " for what, value in machine.items() if what != "device"]
-    lines += ["", result.get("note", ""), "", "## Dense, ms", "", *_head("tokens heads backend ms")]
-    lines += [_row(r["tokens"], r["heads"], r["backend"], r["ms"]) for r in result["dense"]]
+    lines += ["", result.get("note", ""), "", "## Dense, ms", "", *head("tokens heads backend ms")]
+    lines += [row(r["tokens"], r["heads"], r["backend"], r["ms"]) for r in result["dense"]]
     columns = "tokens heads M shots groups backend ms first-call-ms efficiency of x-stock peak"
-    lines += ["", "## MoGA", "", *_head(columns)]
+    lines += ["", "## MoGA", "", *head(columns)]
     for r in result["moga"]:
         first = [r["tokens"], r["heads"], r["groups"], r["shots"], r["spread"], r["backend"]]
         times = [r["ms"], r["first_call_ms"], r["efficiency"], r["efficiency_against"]]
-        lines.append(_row(*first, *times, r["times_stock"], r["peak_tensors"]))
+        lines.append(row(*first, *times, r["times_stock"], r["peak_tensors"]))
     lines += ["", "## Where a layer's time goes, ms", ""]
     for r in result["split"]:
         parts = ", ".join(f"{what} {ms:.2f}" for what, ms in r["ms"].items())
         lines.append(f"- {r['tokens']} tokens, M={r['groups']}, {r['backend']}: {parts}")
     if rows := result.get("extras", {}).get("backward"):
         lines += ["", "## Forward and backward, ms", ""]
-        lines += _head("tokens heads M backend dense MoGA times")
+        lines += head("tokens heads M backend dense MoGA times")
         columns = ("tokens", "heads", "groups", "backend", "dense_ms", "moga_ms", "times")
-        lines += [_row(*(row[c] for c in columns)) for row in rows]
+        lines += [row(*(r[c] for c in columns)) for r in rows]
     return "\n".join(lines) + "\n"
 
 
-def _head(columns: str) -> list[str]:
+def head(columns: str) -> list[str]:
     names = columns.split()
     return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
 
 
-def _row(*cells: object) -> str:
+def row(*cells: object) -> str:
     shown = (f"{c:.2f}" if isinstance(c, float) else str("" if c is None else c) for c in cells)
     return "| " + " | ".join(shown) + " |"
 
