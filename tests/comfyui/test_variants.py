@@ -112,9 +112,7 @@ def test_a_reference_of_another_size_forms_no_grid(scene_of):
 
 
 def scene_of_scail(scene_of, kind):
-    import comfy.ldm.wan.model as wan
-
-    if not hasattr(wan, tiny.CLASSES[kind]):
+    if not tiny.there(kind):
         pytest.skip("this ComfyUI has no such model")
     return scene_of(kind)
 
@@ -245,7 +243,7 @@ def test_vace_reference_frames_before_the_video_belong_to_no_shot(scene_of):
 
 
 def test_any_frames_of_animate_before_the_video_are_reference_frames_and_said(scene_of, caplog):
-    scene = scene_of("animate", layers=5)
+    scene = scene_of("animate")
     shots = scene.shots("[5f] one\n[4f] two")  # 3 latent frames of the 5
     model = scene.apply(scene.load(), attention="dense", shots=shots)
     with caplog.at_level("INFO"):

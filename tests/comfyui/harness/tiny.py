@@ -33,7 +33,7 @@ WAN = {
     "vace": {"vace_layers": 2, "vace_in_dim": 96},
     "scail": {"in_dim": 20},  # SCAIL: reference and pose frames; not in 0.3.64
     "scail2": {"in_dim": 20},  # not in 0.20.1
-    "animate": {"in_dim": 36},  # Wan 2.2 Animate: five layers for each of its face adapters
+    "animate": {"in_dim": 36, "num_layers": 5},  # Wan 2.2 Animate: five for each face adapter
 }
 CLASSES = {
     **{"vace": "VaceWanModel", "animate": "AnimateWanModel"},
@@ -48,15 +48,23 @@ def wan(
 
     Heads are 128 wide as in every Wan. ``config`` goes to ComfyUI's class.
     """
-    import comfy.ldm.wan.model as model
-    import comfy.ldm.wan.model_animate as animate
     import comfy.ops
 
     sizes = {"dim": dim, "num_heads": dim // 128, "ffn_dim": 2 * dim, "num_layers": layers}
-    module = animate if kind == "animate" else model
-    cls = getattr(module, CLASSES.get(kind, "WanModel"))
     config = {**sizes, **WAN[kind], **config}
-    return random_weights(cls(**config, operations=comfy.ops.disable_weight_init), seed)
+    return random_weights(_class(kind)(**config, operations=comfy.ops.disable_weight_init), seed)
+
+
+def there(kind: str) -> bool:
+    """Whether this ComfyUI has that kind of Wan."""
+    return _class(kind) is not None
+
+
+def _class(kind: str) -> Any:
+    import comfy.ldm.wan.model as model
+    import comfy.ldm.wan.model_animate as animate
+
+    return getattr(animate if kind == "animate" else model, CLASSES.get(kind, "WanModel"), None)
 
 
 def lora(weights: dict, *, seed: int = 0, rank: int = 4) -> dict:
