@@ -183,26 +183,6 @@ def test_encoding_a_stream_is_encoding_the_whole_bit_for_bit(tiny, kind, count, 
     assert "forward" not in vars(vae.encoder)
 
 
-def test_frames_are_taken_as_they_are_needed(tiny, monkeypatch):
-    vae, most, taken = tiny.vae(), 0, 0
-    forward = vae.encoder.forward
-
-    def chunks():
-        nonlocal taken
-        for frame in make_frames(33).split(1):
-            taken += 1
-            yield frame
-
-    def encoded(part, *args, **kwargs):
-        nonlocal most, taken
-        most, taken = max(most, taken), 0
-        return forward(part, *args, **kwargs)
-
-    monkeypatch.setattr(vae.encoder, "forward", encoded)
-    encode_frames(vae, chunks(), 33)
-    assert most <= 4
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_decode_frames_undoes_the_normalisation_of_encode_frames(tiny, kind):

@@ -1,16 +1,17 @@
-"""Streamed decode with a ComfyUI VAE: frames in [0, 1], a few at a time.
+"""Streamed decode and encode with a ComfyUI VAE: frames in [0, 1], a few at a time.
 
 Each frame is what ``VAE.decode`` gives for the whole latent, bit for bit, without its fallback to
 tiles when memory runs out: tiles change the picture, so here running out is an error, and tiles are
-used when they are asked for.
+used when they are asked for. The latent of an encode is that of ``VAE.encode``, likewise.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...decode import stream_decode
+from ...encode import stream_encode
 from ...tiles import Tiling
 from .progress import Picture, Progress
 
@@ -136,6 +138,39 @@ def decode_images(vae, decode: Decode) -> Tensor:
 
     decode_frames(vae, decode, store)
     return images
+
+
+def encode_frames(vae, chunks: Iterable[Tensor], frames: int) -> dict:
+    """The LATENT of ``frames`` frames that come as ``chunks`` of (T, H, W, C) in [0, 1].
+
+    It is the one that ``VAE.encode`` gives for all of them at once, without ever holding them all;
+    of frames other than 4n + 1, the last ones are left out as there. Stops within a chunk when the
+    user interrupts. Raises ValueError for a VAE that isn't Wan's, and when chunks end too soon.
+    """
+    vae.throw_exception_if_invalid()
+    _refuse_other_vae(vae)
+    chunks = iter(chunks)
+    first = next(chunks, None)
+    if first is None or frames < 1:
+        raise ValueError("frames are none; give at least one to encode.")
+    with _on_device(vae.device):
+        height, width = vae.vae_encode_crop_pixels(first).shape[1:3]
+        memory = vae.memory_used_encode((1, 3, frames, height, width), vae.vae_dtype)
+        comfy.model_management.load_models_gpu(
+            [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
+        )
+        video = _prepared(vae, chain((first,), chunks))
+        patch_size = _patch_size(vae)
+        latent = stream_encode(vae.first_stage_model, video, frames, patch_size=patch_size)
+    return {"samples": latent.to(device=vae.output_device, dtype=output_dtype(vae))}
+
+
+def _prepared(vae, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Frames as the VAE's encoder takes them, (1, C, T, H, W), one chunk after the other."""
+    for chunk in chunks:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        video = vae.vae_encode_crop_pixels(chunk).movedim(-1, 0).unsqueeze(0)
+        yield vae.process_input(video).to(vae.vae_dtype).to(vae.device)
 
 
 def output_dtype(vae) -> torch.dtype:
