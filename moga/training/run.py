@@ -8,6 +8,7 @@ import subprocess
 from datetime import timedelta
 from importlib import metadata as packages
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -154,9 +155,17 @@ def _accelerator(settings: Settings) -> Accelerator:
 def _rows_of_all(
     settings: Settings, accelerator: Accelerator
 ) -> tuple[list[Examined], list[Examined]]:
-    """What `_rows` returns; one process reads the videos for all of them."""
-    found = [_rows(settings) if accelerator.is_main_process else None]
-    return broadcast_object_list(found)[0]
+    """What `_rows` returns or raises, in every process; one reads the videos for all of them."""
+    found: Any = None
+    if accelerator.is_main_process:
+        try:
+            found = _rows(settings)
+        except Exception as error:
+            found = error
+    found = broadcast_object_list([found])[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _rows(settings: Settings) -> tuple[list[Examined], list[Examined]]:

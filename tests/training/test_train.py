@@ -595,6 +595,15 @@ def launch(project, *words):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+def test_what_is_wrong_with_rows_is_said_by_every_process(project):
+    (project / "rows.jsonl").unlink()
+    row = {"video": "nothing.mp4", "shots": [{"start": 0, "caption": "x"}]}
+    (project / "rows.jsonl").write_text(json.dumps(row))
+    run = launch(project)
+    assert run.returncode != 0 and "[rank1]" not in run.stderr
+    assert run.stderr.count('moga.train: rows.jsonl, line 1: video is "nothing.mp4"') == 2
+
+
 def test_two_processes_train_as_one_that_accumulates(project, tmp_path_factory, files, capsys):
     alone = tmp_path_factory.mktemp("alone")
     for path in files.iterdir():
