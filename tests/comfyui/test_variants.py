@@ -147,17 +147,23 @@ def test_reference_frames_of_scail_come_before_the_shots(scene_of, kind, referen
     assert changed.tolist() == [True] * references + [False, False, True, False, False]
 
 
-def test_poses_of_scail_are_dense_and_said(scene_of, caplog):
-    """Their tokens stand behind the video's, at half its size."""
-    scene = scene_of_scail(scene_of, "scail")
-    pose = torch.randn(1, 16, 5, 4, 6, generator=torch.Generator().manual_seed(5))
-    prompts = [with_extras(c, pose_video_latent=pose) for c in (scene.positive, scene.negative)]
+def dense_and_said(scene, caplog, count, **extra):
+    """With such conditioning MoGA is stock, and the log says that `count` tokens form no grid."""
+    prompts = [with_extras(c, **extra) for c in (scene.positive, scene.negative)]
     stock = scene.sample(scene.load(), *prompts)
     differs(stock, scene.sample(scene.load()))
     with caplog.at_level("INFO"):
         found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
     assert torch.equal(found, stock)
-    assert "dense attention, because 105 tokens do not match the grid's 75" in caplog.text
+    said = f"dense attention, because {count} tokens do not match the grid's 75"
+    assert said in caplog.text
+
+
+def test_poses_of_scail_are_dense_and_said(scene_of, caplog):
+    """Their tokens stand behind the video's, at half its size."""
+    scene = scene_of_scail(scene_of, "scail")
+    pose = torch.randn(1, 16, 5, 4, 6, generator=torch.Generator().manual_seed(5))
+    dense_and_said(scene, caplog, 105, pose_video_latent=pose)
 
 
 def test_in_context_references_are_dense_and_said(scene_of, caplog):
@@ -167,18 +173,13 @@ def test_in_context_references_are_dense_and_said(scene_of, caplog):
         pytest.skip("this ComfyUI has no in-context references in Wan")
     make = torch.Generator().manual_seed(5)
     extra = {"context_latents": [torch.randn(1, 16, 1, 4, 8, generator=make)]}
-    prompts = [with_extras(c, **extra) for c in (scene.positive, scene.negative)]
-    stock = scene.sample(scene.load(), *prompts)
-    differs(stock, scene.sample(scene.load()))
-    with caplog.at_level("INFO"):
-        found = scene.sample(scene.apply(scene.load(), scene.routers()), *prompts)
-    assert torch.equal(found, stock)
-    assert "dense attention, because 83 tokens do not match the grid's 75" in caplog.text
+    dense_and_said(scene, caplog, 83, **extra)
     shots = scene.shots("[5f] same\n[4f] same\n[8f] same")
     positive = with_extras(scene.schedule(shots, tokens(11)), **extra)
     single = with_extras([[tokens(11), {}]], **extra)
     model = scene.apply(scene.load(), attention="dense", shots=shots)
-    close(scene.sample(model, positive, prompts[1]), scene.sample(scene.load(), single, prompts[1]))
+    negative = with_extras(scene.negative, **extra)
+    close(scene.sample(model, positive, negative), scene.sample(scene.load(), single, negative))
 
 
 def test_frames_appended_in_time(scene_of):
@@ -194,7 +195,8 @@ def test_frames_appended_in_time(scene_of):
     positive = with_extras(scene.schedule(shots, tokens(11)), time_dim_concat=extra)
     single = with_extras([[tokens(11), {}]], time_dim_concat=extra)
     model = scene.apply(scene.load(), attention="dense", shots=shots)
-    close(scene.sample(model, positive, prompts[1]), scene.sample(scene.load(), single, prompts[1]))
+    negative = with_extras(scene.negative, **extra)
+    close(scene.sample(model, positive, negative), scene.sample(scene.load(), single, negative))
     differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
     grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
         model.model.diffusion_model, torch.zeros(1, 16, 5, 6, 10), {}, shots, time_dim_concat=extra
