@@ -195,7 +195,7 @@ def test_frames_appended_in_time(scene_of):
     positive = with_extras(scene.schedule(shots, tokens(11)), time_dim_concat=extra)
     single = with_extras([[tokens(11), {}]], time_dim_concat=extra)
     model = scene.apply(scene.load(), attention="dense", shots=shots)
-    negative = with_extras(scene.negative, **extra)
+    negative = with_extras(scene.negative, time_dim_concat=extra)
     close(scene.sample(model, positive, negative), scene.sample(scene.load(), single, negative))
     differs(scene.sample(scene.apply(scene.load(), scene.routers()), *prompts), stock)
     grid = scene.comfy.module("moga.hosts.comfyui.geometry").call_grid(
