@@ -16,9 +16,15 @@ from .settings import Settings
 _BY_STEP_COUNT = ("linear", "cosine")  # schedules that end with the last step
 
 
-def bound_to(settings: Settings, rows: Sequence[Examined], processes: int) -> dict[str, Any]:
-    """What decides the numbers of a training's steps, as plain JSON."""
-    bound = {**settings.for_resume(), "processes": processes, "clips of data.rows": _clips(rows)}
+SHARDED = "weights split over processes"
+
+
+def bound_to(
+    settings: Settings, rows: Sequence[Examined], processes: int, sharded: bool = False
+) -> dict[str, Any]:
+    """What decides the numbers of a training's steps, and how they are kept, as plain JSON."""
+    bound = {**settings.for_resume(), "processes": processes, SHARDED: sharded}
+    bound["clips of data.rows"] = _clips(rows)
     if settings.model.file is not None:
         bound["contents of model.file"] = model_key(settings.model.file, "transformer")[:12]
     return bound

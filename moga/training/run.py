@@ -25,9 +25,10 @@ from .checkpoints import Checkpoints, Progress
 from .journal import Journal
 from .read_settings import SettingsError
 from .results import DTYPES, metadata
-from .resume import bound_to, check_same
+from .resume import SHARDED, bound_to, check_same
 from .rows import Examined, examine, read_rows
 from .settings import Settings
+from .sharding import is_sharded, sharding
 from .stage import StageRun, Training
 from .validation import films, script_texts
 
@@ -46,7 +47,8 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     accelerator = _accelerator(settings)
     rows, validation_rows = _rows_of_all(settings, accelerator)
     checkpoints = _checkpoints(settings)
-    found, bound = None, bound_to(settings, rows, accelerator.num_processes)
+    found = None
+    bound = bound_to(settings, rows, accelerator.num_processes, is_sharded(accelerator))
     if not cache_only:
         found = checkpoints.latest()
         check_same(settings, bound, found[1] if found else None)
@@ -91,9 +93,10 @@ def check_only(settings: Settings) -> str:
     pixels = check(settings)
     rows, validation_rows = _rows(settings)
     found = _checkpoints(settings).latest()
-    if found:  # of however many processes: --check is one
-        processes = found[1].settings.get("processes", 1)
-        check_same(settings, bound_to(settings, rows, processes), found[1])
+    if found:  # however it was launched: --check is one process
+        then = found[1].settings
+        launched = then.get("processes", 1), then.get(SHARDED, False)
+        check_same(settings, bound_to(settings, rows, *launched), found[1])
     data, frames = settings.data, max(1, round(max(settings.lengths) * settings.data.fps))
     lines = [f"{len(rows)} clips to train on, {len(validation_rows)} to validate on"]
     layout = VideoLayout((frames + 3) // 4, data.height // pixels, data.width // pixels)
@@ -148,6 +151,7 @@ def _accelerator(settings: Settings) -> Accelerator:
         log_with=list(settings.log.trackers) or None,
         project_dir=settings.save.folder,
         step_scheduler_with_optimizer=False,
+        fsdp_plugin=sharding(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -31,6 +31,7 @@ from .objective import Losses, group_load, losses
 from .optimizers import make_optimizer
 from .results import write_results
 from .settings import Settings, Stage
+from .sharding import forget_gathered, is_sharded
 from .validation import Film, FixedClips, render
 
 
@@ -78,7 +79,7 @@ class StageRun:
         self.stage: Stage = training.settings.stages[index]
         self.accelerator = training.accelerator
         settings, stage = training.settings, self.stage
-        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.sharded = is_sharded(self.accelerator)
         narrow = settings.optimizer.precision == "bf16" and not self.sharded
         self.frozen = torch.bfloat16 if narrow else torch.float32
         self.earlier = training.result(index - 1) if index else None
@@ -173,7 +174,8 @@ class StageRun:
             batch = next(drawn).to(accelerator.device)
             sources += batch.sources
             with accelerator.accumulate(self.model):
-                found = losses(self.model, batch, settings.objective.shift)
+                with accelerator.autocast():
+                    found = losses(self.model, batch, settings.objective.shift)
                 accelerator.backward(found.total(settings.objective.balance))
             parts.append(found)
         velocity = torch.stack([part.velocity.detach() for part in parts]).mean()
@@ -219,13 +221,13 @@ class StageRun:
 
     def _look(self, step: int) -> None:
         """The validation loss and the films that are due after `step` steps."""
-        wanted, ema = self.training.settings.validation, self.ema
+        wanted = self.training.settings.validation
         loss_due = self.fixed is not None and step % wanted.loss_every == 0
         film_due = step > 0 and wanted.every and step % wanted.every == 0
         if not (loss_due or film_due):
             return
         self.dit.eval()
-        with ema.applied() if ema and step else nullcontext(), self.accelerator.autocast():
+        with self._averaged(), self.accelerator.autocast():
             if loss_due:
                 self._validate(step)
             for film in self.training.films if film_due else ():
@@ -235,6 +237,16 @@ class StageRun:
                 render(film, self.dit, self.training.settings, path if main else None,
                        self.accelerator.device)  # fmt: skip
         self.dit.train()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it the model has the averaged weights, where an average is kept."""
+        if self.ema is None or not self.done:
+            yield
+            return
+        with self.ema.applied():
+            yield
+        forget_gathered(self.model)
 
     def _validate(self, step: int) -> None:
         device = self.accelerator.device
@@ -300,7 +312,7 @@ class StageRun:
 
     def _leave(self) -> None:
         """Write the stage's model, and after the last stage what people use."""
-        with self.ema.applied() if self.ema else nullcontext():
+        with self._averaged():
             state = self.accelerator.get_state_dict(self.model)
             if self.accelerator.is_main_process:
                 if self.stage.train != "full" and self.frozen != torch.float32:
