@@ -16,6 +16,7 @@ pytest.importorskip("pydantic")
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from harness.tokenizer import tokenizer
 from safetensors.torch import save_file
+from training_runs import furnish, train_alone
 from transformers import UMT5Config, UMT5EncoderModel
 
 from moga.ffmpeg import find_ffmpeg
@@ -92,4 +93,26 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = tokenizer(sentences=("a square moves to the right", "close up of a square"))
     tensors["spiece_model"] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
     save_file(tensors, folder / "umt5.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def new_process():
+    """accelerate settles on a precision once per process; here many trainings share one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def project(files, tmp_path):
+    """A folder with videos, rows, models and CONFIG."""
+    return furnish(tmp_path, files)
+
+
+@pytest.fixture(scope="session")
+def trained(files, tmp_path_factory):
+    """A training that nothing disturbed; not to be changed."""
+    folder = furnish(tmp_path_factory.mktemp("trained"), files)
+    assert train_alone(folder) == 0
     return folder

@@ -43,11 +43,11 @@ def project(files, tmp_path):
     return tmp_path
 
 
-def standing(project, *words, processes=1):
+def standing(project, *words, processes=1, sharded=False):
     """The settings, and what a checkpoint would be bound to."""
     settings = read_settings(project / "config.toml", list(words))
     rows = examine(read_rows(settings.data.rows), fps=settings.data.fps)
-    return settings, bound_to(settings, rows, processes)
+    return settings, bound_to(settings, rows, processes, sharded)
 
 
 def goes_on(project, then, words=(), processes=1, stage=1, step=3):
@@ -106,6 +106,9 @@ def test_another_number_of_processes(project):
     _, then = standing(project, processes=2)
     with pytest.raises(SettingsError, match="processes = 2, now it is 1"):
         goes_on(project, then)
+    _, then = standing(project, processes=2, sharded=True)
+    with pytest.raises(SettingsError, match="weights split over processes = True, now it is Fals"):
+        goes_on(project, then, processes=2)
 
 
 def test_other_clips(project):
