@@ -1,8 +1,9 @@
 """The results of attention.py as tables (Markdown) and as a plot of time against length (PNG).
 
-    python benchmarks/attention_report.py benchmarks/results/attention.json
+    python benchmarks/attention_report.py benchmarks/results/attention.json [parts.json ...]
 
-Writes attention.md and attention.png beside the JSON; the plot needs matplotlib.
+Parts of several runs are put together into the first file. Writes attention.md and attention.png
+beside it, and keeps what somebody wrote below the tables; the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+from attention import growth
+
+BY_HAND = "<!-- by hand from here -->\n"
 STOCK = "sdpa"
 NAMES = {"auto": "MoGA, FlashAttention 3", "auto, no extra package": "MoGA, no extra package"}
 
@@ -20,7 +24,7 @@ def tables(result: dict) -> str:
     machine = result["machine"]
     lines = [f"# One attention layer on {machine['device']}", ""]
     lines += [f"{what}: {value}  " for what, value in machine.items() if what != "device"]
-    lines += ["", result.get("note", ""), "", "## Dense, ms", "", *head("tokens heads backend ms")]
+    lines += ["", "## Dense, ms", "", *head("tokens heads backend ms")]
     lines += [row(r["tokens"], r["heads"], r["backend"], r["ms"]) for r in result["dense"]]
     columns = "tokens heads M shots groups backend ms first-call-ms efficiency of x-stock peak"
     lines += ["", "## MoGA", "", *head(columns)]
@@ -32,12 +36,50 @@ def tables(result: dict) -> str:
     for r in result["split"]:
         parts = ", ".join(f"{what} {ms:.2f}" for what, ms in r["ms"].items())
         lines.append(f"- {r['tokens']} tokens, M={r['groups']}, {r['backend']}: {parts}")
-    if rows := result.get("extras", {}).get("backward"):
+    extras = result["extras"]
+    if rows := extras.get("backward"):
         lines += ["", "## Forward and backward, ms", ""]
         lines += head("tokens heads M backend dense MoGA times")
         columns = ("tokens", "heads", "groups", "backend", "dense_ms", "moga_ms", "times")
         lines += [row(*(r[c] for c in columns)) for r in rows]
+    if peer := extras.get("flex_attention"):
+        lines += ["", "## A peer: block-sparse flex_attention, compiled", ""]
+        lines += [
+            "The density of M=20 on random blocks of 128 x 128; nothing is routed or permuted.",
+            "",
+        ]
+        lines += head("tokens heads density ms")
+        lines.append(row(*(peer[c] for c in ("tokens", "heads", "density", "ms"))))
+    lines += ["", "## How time grows: ms goes as tokens to the power of", ""]
+    lines += head("heads M backend from to power")
+    columns = ("heads", "groups", "backend", "from", "to", "power")
+    lines += [row(*(r[c] for c in columns)) for r in growth(result["moga"])]
     return "\n".join(lines) + "\n"
+
+
+def merged(parts: list[dict]) -> dict:
+    """One result of several: rows one after the other, one machine and every command."""
+    machines = [{**part["machine"]} for part in parts]
+    commands = [
+        command for m in machines for command in m.pop("commands", [m.pop("command", None)])
+    ]
+    if any(machine != machines[0] for machine in machines):
+        sys.exit(f"these were not measured on one machine: {machines}")
+    whole: dict = {"machine": {**machines[0], "commands": commands}}
+    for name in dict.fromkeys(key for part in parts for key in part if key != "machine"):
+        values = [part[name] for part in parts if part.get(name)]
+        if all(isinstance(value, list) for value in values):
+            whole[name] = [row for value in values for row in value]
+        else:
+            whole[name] = {key: value for one in values for key, value in one.items()}
+    return whole
+
+
+def write(path: Path, text: str) -> None:
+    """Write generated Markdown over the old, and keep what follows BY_HAND there."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    _, found, below = old.partition(BY_HAND)
+    path.write_text(text + ("\n" + BY_HAND + below if found else ""), encoding="utf-8")
 
 
 def head(columns: str) -> list[str]:
@@ -80,13 +122,19 @@ def _line(axes, rows: list[dict], name: str, style: str) -> None:
         axes.plot(*zip(*points, strict=True), style, marker="o", label=name)
 
 
+def read() -> tuple[Path, dict]:
+    """The file that the command line names first, and its contents, put together from the parts."""
+    path, *parts = map(Path, sys.argv[1:])
+    if parts:
+        whole = merged([json.loads(part.read_text(encoding="utf-8")) for part in parts])
+        path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return path, json.loads(path.read_text(encoding="utf-8"))
+
+
 def main() -> None:
-    source = Path(sys.argv[1])
-    result = json.loads(source.read_text())
-    text = tables(result)
-    print(text)
-    source.with_suffix(".md").write_text(text)
-    plot(result, source.with_suffix(".png"))
+    path, result = read()
+    write(path.with_suffix(".md"), tables(result))
+    plot(result, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
 """The results of forward.py as tables (Markdown).
 
-    python benchmarks/forward_report.py benchmarks/results/forward.json
+    python benchmarks/forward_report.py benchmarks/results/forward.json [parts.json ...]
 
-Writes forward.md beside the JSON.
+Parts of several runs are put together into the first file. Writes forward.md beside it, and keeps
+what somebody wrote below the tables.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
-from attention_report import head, row
+from attention_report import head, read, row, write
 
 
 def tables(result: dict) -> str:
@@ -19,13 +16,15 @@ def tables(result: dict) -> str:
     machine = result["machine"]
     lines = [f"# Wan's blocks, dense and with MoGA, on {machine['device']}", ""]
     lines += [f"{what}: {value}  " for what, value in machine.items() if what != "device"]
-    lines += ["", result.get("note", ""), "", "## Forward", ""]
-    lines += head("model tokens blocks attention M ms x-stock at-most peak-GiB")
+    lines += ["", "## Forward", ""]
+    lines += head("model tokens blocks attention M ffn-portions ms x-stock at-most peak-GiB")
     for r in result["forward"]:
         cells = [r["model"], r["tokens"], r["layers"], r["way"], r["groups"] or "-"]
+        cells.append(r["feed_forward_portions"])
         lines.append(row(*cells, r["ms"], r["times_stock"], r["most_possible"], r.get("peak_GiB")))
     lines += ["", "at-most: what the arithmetic allows over dense attention.", ""]
-    splits = [r for r in result["forward"] if r.get("split_ms")]
+    whole = [r for r in result["forward"] if r["feed_forward_portions"] == 1]
+    splits = [r for r in whole if r.get("split_ms")]
     if splits:
         parts = list(splits[0]["split_ms"])
         lines += ["## Where the time goes, ms", ""]
@@ -40,16 +39,15 @@ def tables(result: dict) -> str:
         lines.append(row(*cells, r["ms"], r.get("peak_GiB")))
     if trainer := result.get("trainer"):
         lines += ["", "## The trainer", "", trainer["what"] + ".", ""]
-        lines += head("seconds tokens attention first-step-s peak-GB")
-        columns = ("seconds_of_clip", "tokens", "way", "first_step_s", "peak_GB")
+        lines += head("GPUs tokens attention first-step-s step-s peak-GB")
+        columns = ("gpus", "tokens", "way", "first_step_s", "step_s", "peak_GB")
         lines += [row(*(r[c] for c in columns)) for r in trainer["rows"]]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    source = Path(sys.argv[1])
-    result = json.loads(source.read_text())
-    source.with_suffix(".md").write_text(tables(result))
+    path, result = read()
+    write(path.with_suffix(".md"), tables(result))
 
 
 if __name__ == "__main__":

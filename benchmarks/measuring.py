@@ -81,7 +81,8 @@ def machine(device: torch.device) -> dict:
 
     driver = None
     if device.type == "cuda":
-        driver = said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found = said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        driver = found.splitlines()[0] if found else None  # one line for each card
     return {
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
