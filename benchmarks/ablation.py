@@ -182,7 +182,12 @@ def defined(options: argparse.Namespace) -> dict[str, Any]:
     """What a model and its numbers depend on, beside its variant and seed."""
     names = ("steps", "batch", "clips", "films", "words")
     found = {name: getattr(options, name) for name in names}
-    return {**found, "models": str(options.models.absolute())}
+    models = ("vae", "text_encoder")
+    return {**found, **{name: contents(options.models / f"{name}.safetensors") for name in models}}
+
+
+def contents(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def begin(out: Path, about: object) -> None:
@@ -218,7 +223,7 @@ def start(work: Path, how: str, seed: int, options: argparse.Namespace) -> dict[
         STAGE.format(name=t, train=t, steps=steps, lr=2e-4, batch=options.batch) for t in stages
     )
     out = folder(work, f"start-{stages[0]}", seed)
-    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    weights = contents(model / "model.safetensors")
     begin(out, {**defined(options), "start_steps": options.start_steps, "dense": weights})
     path = out.with_suffix(".toml")
     path.write_text(text)
