@@ -256,6 +256,14 @@ def test_any_frames_of_animate_before_the_video_are_reference_frames_and_said(sc
         scene.sample(model)
 
 
+def test_animate_with_one_group_is_stock(scene_of):
+    scene = scene_of("animate")
+    stock = scene.sample(scene.load())
+    config = scene.everything().config
+    close(scene.sample(scene.apply(scene.load(), scene.routers(config, blocks=5))), stock)
+    differs(scene.sample(scene.apply(scene.load(), scene.routers(blocks=5))), stock)
+
+
 def test_other_variants_are_refused_by_name(comfy, scene_of):
     scene = scene_of("t2v")
     import comfy.ldm.wan.model as wan

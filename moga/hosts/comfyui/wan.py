@@ -38,8 +38,8 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
         known = f"the Wan variant {name}"
     if known is not None:
         raise UnsupportedModelError(
-            f"model is {known}, whose attention MoGA does not replace; "
-            "connect a text-to-video, image-to-video, Fun, VACE, Phantom or SCAIL model of Wan."
+            f"model is {known}, whose attention MoGA does not replace; connect a text-to-video, "
+            "image-to-video, Fun, VACE, Phantom, SCAIL or Animate model of Wan."
         )
     return dit
 
