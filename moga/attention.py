@@ -18,9 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .backends.dense import triton_there
+from .backends.dense import needs_grad, triton_there
 from .config import MoGAConfig
-from .kernels import AUTO, Backend, Segments, assign, attend, needs_grad
+from .kernels import AUTO, Backend, Segments, assign, attend
 from .layout import VideoLayout, Window, windows
 from .merge import Part, merge
 from .routing import Routing

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from .config import MoGAConfig
 
 METADATA_KEY = "moga"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _ROUTER = re.compile(r"(?:.*\.)?blocks\.(\d+)\.self_attn\.router\.(weight|bias)")
 _SUFFIXES = (".safetensors", ".sft")  # what ComfyUI takes for safetensors, in any case
 _MAX_HEADER = 100 << 20
@@ -153,17 +155,19 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
 def write(
     path: str | os.PathLike[str],
     state_dict: Mapping[str, Tensor],
-    config: MoGAConfig,
+    config: MoGAConfig | None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors with their MoGA settings; the file appears under its name only when whole.
 
-    state_dict: router keys, with or without a model (see `merge_routers`).
-    metadata: further header entries.
+    state_dict: router keys, with or without a model (see `merge_routers`). config: None for a file
+    that has no such settings. metadata: further header entries.
     """
     path = Path(path)
     tensors = {key: tensor.detach().contiguous() for key, tensor in state_dict.items()}
-    header = {**(metadata or {}), "format": "pt", METADATA_KEY: config.to_json()}
+    header = {**(metadata or {}), "format": "pt"}
+    if config is not None:
+        header[METADATA_KEY] = config.to_json()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     try:

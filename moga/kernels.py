@@ -108,14 +108,9 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, backend: Backend, *, lse: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Packed attention: out (Q, N, D) and, when asked for, its log-sum-exp (Q, N) float32."""
-    if lse and needs_grad(q, k, v):
+    if lse and dense.needs_grad(q, k, v):
         backend = BACKENDS["sdpa"]  # the others drop the gradient of the log-sum-exp
     return backend.run(q, k, v, segments, lse)
-
-
-def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd will want a backward pass through any of these."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def select(
@@ -145,7 +140,8 @@ def select(
 def _candidates(q: Tensor, training: bool) -> list[Backend]:
     """The rows that `auto` may take, the fastest first."""
     rows = [backend for backend in BACKENDS.values() if backend.auto]
-    if not training and dense.cudnn_fits(q) and not BACKENDS["triton"].missing():
+    in_place = BACKENDS["triton"]
+    if not training and dense.cudnn_fits(q) and not (in_place.missing() or in_place.unfit(q)):
         rows.sort(key=lambda backend: backend.name not in ("flash3", "sdpa"))
     return rows
 
@@ -265,7 +261,7 @@ def _indexed(*args: Tensor | Segments | bool | None) -> tuple[Tensor, Tensor | N
 
 def _triton_refuses(q: Tensor) -> str | None:
     width = q.shape[-1]
-    return None if width in (16, 32, 64, 128) else f"needs a power of two, not width {width}"
+    return None if dense.triton_fits(q) else f"needs a power of two, not width {width}"
 
 
 _FLASH = {"dtypes": _HALF, "max_width": 256}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backends.dense import triton_there
+from .backends.dense import needs_grad, triton_there
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ def merge(parts: list[Part], *, weighted: bool, into: Tensor | None = None) -> T
         order may be overwritten.
     """
     tensors = [t for part in parts for t in (part.out, part.lse, part.gate) if t is not None]
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if tensors[0].is_cuda and triton_there() and not training:
+    if tensors[0].is_cuda and triton_there() and not needs_grad(*tensors):
         kernels = importlib.import_module(f"{__package__}.backends.merging")
         return kernels.merge(parts, weighted, into)
     result = _weighted(parts) if weighted else _mean(parts)

@@ -12,6 +12,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status; a bad request is one sentence and 2."""
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
+    except ImportError as error:  # before `_expected`, which imports as much
+        missing = isinstance(error, ModuleNotFoundError)
+        fix = f'needs {error.name}; run `pip install -e ".[train]"` in its folder.'
+        print(f"moga.train: {fix if missing else error}", file=sys.stderr)
+        return 2
     except _expected() as error:
         print(f"moga.train: {error}", file=sys.stderr)
         return 2
@@ -88,7 +93,6 @@ def _expected() -> tuple[type[Exception], ...]:
         CacheError,
         CheckpointError,
         ConfigError,
-        ImportError,
         LayoutError,
         RowsError,
         SettingsError,

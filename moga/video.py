@@ -34,6 +34,11 @@ class VideoError(RuntimeError):
     """A video could not be written; the message says why, in ffmpeg's words where it has any."""
 
 
+def partial_of(path: Path) -> Path:
+    """Where a video is written before it gets its name."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
 class VideoWriter:
     """A video file under construction, used as a context manager.
 
@@ -65,7 +70,7 @@ class VideoWriter:
         chapters: Sequence[Chapter] = (),
     ) -> None:
         self.path = Path(path).absolute()
-        self.partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+        self.partial = partial_of(self.path)
         self.width = width
         self.height = height
         self.rate = frame_rate(fps)

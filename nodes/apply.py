@@ -75,8 +75,8 @@ class MoGAApply(io.ComfyNode):
                     min=0,
                     max=10_000_000,
                     tooltip="Videos with fewer tokens stay dense: frames x height x width, each "
-                    "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16. "
-                    "Does nothing under dense.",
+                    "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16 "
+                    "(/ 32 for Wan 2.2 5B). Does nothing under dense.",
                 ),
                 io.Combo.Input(
                     "backend",

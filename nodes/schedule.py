@@ -54,8 +54,8 @@ class MoGAShotSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, script: str | None = None, fps: float = 16.0) -> bool | str:
-        if script is None:  # it comes from another node
+    def validate_inputs(cls, script: str | None = None, fps: float | None = None) -> bool | str:
+        if script is None or fps is None:  # it comes from another node
             return True
         try:
             ShotList.parse(script, fps)

@@ -28,9 +28,8 @@ def run(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Packed attention by one batched call for each run of segments of equal length."""
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
-    kernel = cudnn_fits(q) and not training
-    if segments.lengths is None and kernel and triton_there():
+    kernel = cudnn_fits(q) and not needs_grad(q, k, v)
+    if segments.lengths is None and kernel and triton_there() and triton_fits(q):
         return importlib.import_module(f"{__package__}.rounded").run(q, k, v, segments, lse)
     dense = _dense
     if lse:
@@ -49,6 +48,11 @@ def run(
     return _joined(outs, q), (_joined(lses, q[..., 0].float()) if lse else None)
 
 
+def needs_grad(*tensors: Tensor) -> bool:
+    """Whether autograd will want a backward pass through any of these."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def cudnn_fits(q: Tensor) -> bool:
     """Whether cuDNN's attention is the fast one for tensors like q: on Hopper, as measured."""
     return (
@@ -64,6 +68,11 @@ def cudnn_fits(q: Tensor) -> bool:
 
 def triton_there() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def triton_fits(q: Tensor) -> bool:
+    """Whether q's heads are as wide as those that the Triton kernels are written for."""
+    return q.shape[-1] in (16, 32, 64, 128)
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

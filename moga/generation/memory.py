@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..checkpoint import DTYPES
 from ..layout import VideoLayout
-from .models import TORCH_DTYPES, Models
+from .models import Models
 from .options import Options
 
 _ATTENTION_COPIES = 12  # of (L, C) alive at the worst moment of self-attention
@@ -52,7 +53,7 @@ class Memory:
 
 def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
     """The memory of a run."""
-    size = TORCH_DTYPES[options.dtype].itemsize
+    size = DTYPES[options.dtype].itemsize
     weights = [transformer.size for transformer in models.transformers]
     others = (models.text_size, models.vae_size, models.image_size)
     return Memory(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import CheckpointError, check_routers, split_routers
+from ..checkpoint import DTYPES, CheckpointError, check_routers, split_routers
 from ..config import MoGAConfig
 from ..hosts.diffusers.image_encoder import open_image_encoder
 from ..hosts.diffusers.pipeline import check_pair, check_text_width, check_vae, takes_image
@@ -21,7 +21,6 @@ from ..hosts.diffusers.weights import WeightFile
 from .options import DENSE, Options, UsageError
 
 _PATCH = 2  # of all Wan models
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def examine(options: Options) -> Models:
 
     Raises UsageError and CheckpointError, each with what to give instead.
     """
-    dtype = TORCH_DTYPES[options.dtype]
+    dtype = DTYPES[options.dtype]
     model = options.model
     whole = model if model and (model / "model_index.json").is_file() else None
     vae, vae_size = _vae(options.vae or whole, dtype)

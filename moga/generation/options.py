@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoint import DTYPES
 from ..kernels import AUTO, backend_names, require
 
 MOGA, DENSE = "moga", "dense"
 OFFLOADS = ("none", "model", "group", "sequential")
-DTYPES = ("bf16", "fp16", "fp32")
 SCHEDULERS = ("unipc", "euler")
 
 
@@ -123,7 +123,12 @@ def parser() -> argparse.ArgumentParser:
     run("--attention", choices=(MOGA, DENSE), default=MOGA,
         help="dense: plain Wan, with a text per shot (default: %(default)s)")  # fmt: skip
     run("--backend", choices=backend_names(), default=AUTO, help="attention kernel")
-    run("--dtype", choices=DTYPES, default="bf16", help="of the weights (default: %(default)s)")
+    run(
+        "--dtype",
+        choices=list(DTYPES),
+        default="bf16",
+        help="of the weights (default: %(default)s)",
+    )
     run("--device", default="auto", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     run("--offload", choices=OFFLOADS, default="none",
         help="keep one model, one block or one layer on the GPU (default: all)")  # fmt: skip
@@ -159,10 +164,17 @@ def _check(options: Options) -> None:
             raise UsageError(f"--contact-sheet is {sheet.name!r}; give a name that ends in .png.")
         if not sheet.absolute().parent.is_dir():
             raise UsageError(f"--contact-sheet names a folder that is not there ({sheet.parent}).")
-    for name, low, high in (("steps", 1, 1000), ("shift", 0.01, 100), ("cfg", 0, 100)):
+    ranges = {"steps": (1, 1000), "shift": (0.01, 100), "cfg": (0, 100), "cfg_low": (0, 100)}
+    for name, (low, high) in ranges.items():
         value = getattr(options, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise UsageError(f"--{name} is {value}; give a number from {low} to {high}.")
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {value}; give a number from {low} to {high}.")
+    if options.cfg <= 1 < (options.cfg_low or 0):
+        raise UsageError(
+            f"--cfg-low is {options.cfg_low:g} and --cfg {options.cfg:g}, which turns guidance off "
+            "for both experts; give a --cfg above 1, or leave --cfg-low out."
+        )
     if options.boundary is not None and not 0 < options.boundary < 1:
         raise UsageError(f"--boundary is {options.boundary}; give a share between 0 and 1.")
     if not 0 <= options.seed < 2**63:

@@ -34,13 +34,6 @@ class Plan:
     latents_size: int
     video_size: int
 
-    @property
-    def latent_size(self) -> tuple[int, int, int, int]:
-        """Channels, frames, height and width of the latents."""
-        scale = self.models.scale
-        height, width = self.options.height // scale, self.options.width // scale
-        return self.models.latent_channels, self.layout.frames, height, width
-
     def text(self) -> str:
         """The plan for reading."""
         layout = self.layout
@@ -74,6 +67,7 @@ def make_plan(options: Options) -> Plan:
     if options.image is not None:
         open_image(options.image)
     models = examine(options)
+    _check_experts(options, models)
     layout = _layout(options, shots, models)
     channels, frames = models.latent_channels, layout.frames
     height, width = options.height // models.scale, options.width // models.scale
@@ -92,6 +86,15 @@ def make_plan(options: Options) -> Plan:
     _check_disk(plan)
     find_ffmpeg()  # better missed now than after sampling
     return plan
+
+
+def _check_experts(options: Options, models: Models) -> None:
+    for name, value in (("cfg-low", options.cfg_low), ("boundary", options.boundary)):
+        if value is not None and len(models.transformers) == 1:
+            raise UsageError(
+                f"--{name} is for the low-noise expert of Wan 2.2 14B, and {models.first.name} is "
+                "one model; leave it out, or give --model-high and --model-low."
+            )
 
 
 def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:

@@ -11,11 +11,11 @@ from diffusers import WanPipeline
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoint import DTYPES
 from ..hosts.diffusers.enable import enable_moga
 from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
 from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
 from ..video import VideoWriter
-from .models import TORCH_DTYPES
 from .options import DENSE, Options, UsageError
 from .plan import Plan, open_image
 from .sheet import ContactSheet
@@ -129,7 +129,7 @@ def _load(plan: Plan, device: torch.device) -> Any:
 
 def _decoder(options: Options) -> WanPipeline:
     """The VAE alone: decoding has the memory to itself."""
-    vae = load_vae(options.vae or options.model, dtype=TORCH_DTYPES[options.dtype])
+    vae = load_vae(options.vae or options.model, dtype=DTYPES[options.dtype])
     nothing = dict.fromkeys(("tokenizer", "text_encoder", "transformer", "scheduler"))
     return WanPipeline(vae=vae, **nothing)
 
@@ -148,7 +148,7 @@ def _whole(options: Options) -> Any:
         boundary=options.boundary,
         scheduler=options.scheduler,
         shift=options.shift,
-        dtype=TORCH_DTYPES[options.dtype],
+        dtype=DTYPES[options.dtype],
         backend=options.backend,
     )
     if options.attention == DENSE:

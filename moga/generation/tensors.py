@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checkpoint import Header, read, read_header
+from ..checkpoint import Header, read, read_header, write
 from .options import UsageError
 
 _PROMPT, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
@@ -65,8 +64,8 @@ def read_latents(path: Path) -> Tensor:
 
 def write_latents(path: Path, latents: Tensor, settings: dict[str, Any]) -> None:
     """Save latents with what they were made from."""
-    tensors = {_LATENTS: latents.detach().cpu().contiguous()}
-    save_file(tensors, path, {_SETTINGS: json.dumps(settings, default=str)})
+    made_from = {_SETTINGS: json.dumps(settings, default=str)}
+    write(path, {_LATENTS: latents.cpu()}, None, made_from)
 
 
 def _header(option: str, path: Path) -> Header:

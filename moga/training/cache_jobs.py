@@ -9,26 +9,24 @@ from functools import partial
 
 from accelerate import PartialState
 
-from .cache_spec import CacheError
+from .cache_spec import CacheError, all_pieces
 from .cache_writer import make_cache
 from .check import check
-from .rows import examine, read_rows
-from .run import cache_spec
+from .run import cache_spec, clips_of
 from .settings import Settings
 
 
 def fill_cache(settings: Settings, jobs: int) -> None:
-    """Write what `run` would have to cache, but for the index and the texts of films.
+    """Write what `run` would have to cache, but for the texts of films.
 
-    Raises what `check` raises, RowsError and CacheError.
+    Raises what `check` and `clips_of` raise, and CacheError.
     """
     check(settings)
-    data = settings.data
-    paths = [path for path in (data.rows, data.validation_rows) if path is not None]
-    rows = [row for path in paths for row in examine(read_rows(path), fps=data.fps)]
+    train, validate = clips_of(settings)
+    rows = train + validate
     spec = cache_spec(settings, PartialState().device)
     # The text encoder is by far the largest model, so it is read once.
-    make_cache(spec, [], extra_texts=[text for row in rows for text in row.row.texts])
+    make_cache(spec, [], extra_texts=[t for piece in all_pieces(spec, rows) for t in piece.texts])
     parts = [rows[job::jobs] for job in range(min(jobs, len(rows)))]
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,12 +66,6 @@ class CacheSpec:
     def text_key(self) -> str:
         return model_key(self.text_encoder, "text_encoder", "tokenizer")
 
-    @property
-    def index(self) -> Path:
-        """The list of what was cached last with these settings."""
-        key = _hash(*_latent_settings(self), self.lengths, self.text_key)
-        return self.folder / f"index-{key}.jsonl"
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -94,12 +88,17 @@ class Piece:
         return f"{self.examined.row.video.name}, line {self.examined.row.line}, {seconds:.1f} s"
 
 
+def all_pieces(spec: CacheSpec, rows: Iterable[Examined]) -> list[Piece]:
+    """What a cache of these rows holds, of every length."""
+    return [piece for row in rows for length in spec.lengths for piece in pieces(row, length)]
+
+
 def pieces(examined: Examined, seconds: float) -> list[Piece]:
     """A video cut into pieces of 4n + 1 frames, at most `seconds` long, one after the other.
 
     A shorter last one is kept if it has SHORTEST latent frames, or is the only one.
     """
-    longest = _on_grid(max(1, round(seconds * examined.fps)))
+    longest = on_grid(seconds, examined.fps)
     found = []
     for start in range(0, examined.frames, longest):
         frames = _on_grid(min(longest, examined.frames - start))
@@ -115,25 +114,21 @@ def text_file(spec: CacheSpec, text: str) -> Path:
 
 def latent_file(spec: CacheSpec, piece: Piece) -> Path:
     name = _hash(
-        *(str(piece.examined.row.video.resolve()), identity(piece), piece.start, piece.frames),
+        *(str(piece.examined.row.video.resolve()), _identity(piece), piece.start, piece.frames),
         *_latent_settings(spec),
     )
     return spec.folder / "latents" / f"{name}.safetensors"
 
 
-def file_identity(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-def identity(piece: Piece) -> list[int]:
+def _identity(piece: Piece) -> list[int]:
     row = piece.examined.row
     try:
-        return file_identity(row.video)
+        found = row.video.stat()
     except OSError as error:
         raise CacheError(
             f"line {row.line}: {row.video} cannot be read ({error.strerror}); check the path."
         ) from None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def vae_settings(path: Path) -> Mapping[str, Any]:
@@ -154,6 +149,11 @@ def check_multiple(name: str, value: int, multiple: int) -> None:
     if value < 1 or value % multiple:
         near = max(multiple, round(value / multiple) * multiple)
         raise CacheError(f"{name} is {value}; give a multiple of {multiple}, such as {near}.")
+
+
+def on_grid(seconds: float, fps: float) -> int:
+    """The most frames of so many seconds that the VAE takes, 4n + 1."""
+    return _on_grid(max(1, round(seconds * fps)))
 
 
 def _on_grid(frames: int) -> int:

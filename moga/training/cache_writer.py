@@ -29,10 +29,9 @@ from .cache_spec import (
     CacheError,
     CacheSpec,
     Piece,
+    all_pieces,
     check_multiple,
-    identity,
     latent_file,
-    pieces,
     text_file,
     vae_settings,
 )
@@ -53,7 +52,7 @@ def make_cache(
     error or an interruption stays and is not computed again.
     """
     _check_size(spec)
-    wanted = [p for row in rows for length in spec.lengths for p in pieces(row, length)]
+    wanted = all_pieces(spec, rows)
     texts = dict.fromkeys(["", *extra_texts, *(text for piece in wanted for text in piece.texts)])
     missing_texts = [text for text in texts if not text_file(spec, text).is_file()]
     by_file = {latent_file(spec, piece): piece for piece in wanted}
@@ -75,7 +74,8 @@ def make_cache(
     if missing:
         _encode_pieces(spec, missing)
         _free()
-    _write_index(spec, rows)
+    for seconds in spec.lengths:
+        read_cache(spec, rows, seconds)
 
 
 def _encode_texts(spec: CacheSpec, texts: Sequence[str]) -> None:
@@ -119,13 +119,7 @@ def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece]) -> None:
             raise CacheError(f"line {row.line}: {error} What was encoded so far is kept.") from None
         finally:
             frames.close()
-        about = {
-            "video": str(row.video.resolve()),
-            "identity": identity(piece),
-            "source": piece.source,
-            "start": piece.start,
-            "frames": piece.frames,
-        }
+        about = {"video": str(row.video), "start": piece.start, "frames": piece.frames}
         _save(spec, file, {LATENT: latent[0]}, {ABOUT: json.dumps(about)}, f"line {row.line}")
 
 
@@ -148,30 +142,6 @@ def _save(
 def _partial(path: Path) -> Path:
     """Where a file is written before it gets its name: several trainings may share a cache."""
     return path.with_name(f".{path.stem}-{os.getpid()}.part")
-
-
-def _write_index(spec: CacheSpec, rows: Sequence[Examined]) -> None:
-    lines = []
-    for seconds in dict.fromkeys(spec.lengths):
-        for clip in read_cache(spec, rows, seconds):
-            entry = {
-                "seconds": seconds,
-                "source": clip.source,
-                "latent": clip.file.name,
-                "starts": clip.starts,
-                "texts": [path.name for path in clip.texts],
-            }
-            lines.append(json.dumps(entry) + "\n")
-    partial = _partial(spec.index)
-    try:
-        partial.write_text("".join(lines), encoding="utf-8")
-        os.replace(partial, spec.index)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CacheError(
-            f"{spec.folder} cannot be written ({error.strerror}); make room and start again, what "
-            "was encoded so far is kept."
-        ) from None
 
 
 def _check_size(spec: CacheSpec) -> None:

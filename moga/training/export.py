@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint import merge_routers, write
@@ -91,15 +90,7 @@ def write_model(
         key: tensor.detach().cpu().to(torch.float32 if ".router." in key else dtype).contiguous()
         for key, tensor in state.items()
     }
-    if config is not None:
-        write(path, cast, config, metadata)
-        return
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        save_file(cast, partial, {**metadata, "format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write(path, cast, config, metadata)
 
 
 def _lora_pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoint import DTYPES
 from ..config import MoGAConfig
 from .checkpoints import TrainingError
 from .export import joined, lora_state, model_state, router_state, write_model
@@ -19,8 +20,6 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .stage import Training
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def metadata(settings: Settings, revision: str) -> dict[str, str]:

@@ -93,7 +93,7 @@ def read_rows(path: Path) -> list[Row]:
             rows.append(_row(number, line, path.parent))
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {error}")
-    _raise(problems)
+    refuse(problems)
     if not rows:
         raise RowsError(f"{path} holds no clips; write a line for each video.")
     return rows
@@ -128,7 +128,7 @@ def examine(rows: Sequence[Row], *, fps: float) -> list[Examined]:
             found.append(_examined(row, lengths[row.video], fps, rate))
         except ValueError as error:
             problems.append(f"line {row.line}, {row.video.name}: {error}")
-    _raise(problems)
+    refuse(problems)
     return found
 
 
@@ -279,7 +279,8 @@ def _span(packets: str) -> Fraction:
     return (max(map(sum, zip(shown, ends, strict=True))) - min(shown)) * tick
 
 
-def _raise(problems: Sequence[str]) -> None:
+def refuse(problems: Sequence[str]) -> None:
+    """Raise RowsError with what is wrong, where anything is."""
     if problems:
         more = len(problems) - _MOST
         rest = [f"... and {more} more."] if more > 0 else []

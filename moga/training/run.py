@@ -14,22 +14,22 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, set_seed
 
+from ..checkpoint import DTYPES
 from ..flops import density
 from ..layout import VideoLayout
-from ..shotscript import shorten
-from .cache import read_cache, text_length
-from .cache_spec import CacheSpec, text_file
+from .cache import read_cache
+from .cache_spec import CacheSpec, on_grid
 from .cache_writer import make_cache
 from .check import check
 from .checkpoints import Checkpoints, Progress
 from .journal import Journal
-from .read_settings import SettingsError
-from .results import DTYPES, metadata
+from .results import metadata
 from .resume import SHARDED, bound_to, check_same
-from .rows import Examined, examine, read_rows
+from .rows import Examined, examine, latent_count, read_rows
 from .settings import Settings
 from .sharding import is_sharded, sharding
 from .stage import StageRun, Training
+from .texts import check_texts
 from .validation import films, script_texts
 
 # One process fills the cache, and writes large files, while the others wait.
@@ -56,7 +56,6 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             make_cache(spec, rows + validation_rows, extra_texts=script_texts(settings))
-    _check_texts(settings, spec, rows + validation_rows)
     if cache_only:
         return None
     set_seed(settings.seed)
@@ -91,15 +90,15 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
 def check_only(settings: Settings) -> str:
     """Everything that `run` checks before it computes, and what it would train on, for reading."""
     pixels = check(settings)
-    rows, validation_rows = _rows(settings)
+    rows, validation_rows = clips_of(settings)
     found = _checkpoints(settings).latest()
     if found:  # however it was launched: --check is one process
         then = found[1].settings
         launched = then.get("processes", 1), then.get(SHARDED, False)
         check_same(settings, bound_to(settings, rows, *launched), found[1])
-    data, frames = settings.data, max(1, round(max(settings.lengths) * settings.data.fps))
+    data, frames = settings.data, on_grid(max(settings.lengths), settings.data.fps)
     lines = [f"{len(rows)} clips to train on, {len(validation_rows)} to validate on"]
-    layout = VideoLayout((frames + 3) // 4, data.height // pixels, data.width // pixels)
+    layout = VideoLayout(latent_count(frames), data.height // pixels, data.width // pixels)
     lines.append(
         f"longest clip: {frames} frames of {data.width}x{data.height}, {layout.tokens} tokens"
     )
@@ -159,11 +158,11 @@ def _accelerator(settings: Settings) -> Accelerator:
 def _rows_of_all(
     settings: Settings, accelerator: Accelerator
 ) -> tuple[list[Examined], list[Examined]]:
-    """What `_rows` returns or raises, in every process; one reads the videos for all of them."""
+    """What `clips_of` returns or raises, in every process; one looks for all of them."""
     found: Any = None
     if accelerator.is_main_process:
         try:
-            found = _rows(settings)
+            found = clips_of(settings)
         except Exception as error:
             found = error
     found = broadcast_object_list([found])[0]
@@ -172,25 +171,18 @@ def _rows_of_all(
     return found
 
 
-def _rows(settings: Settings) -> tuple[list[Examined], list[Examined]]:
-    """The clips to train and to validate on."""
+def clips_of(settings: Settings) -> tuple[list[Examined], list[Examined]]:
+    """The clips to train and to validate on, whose videos and texts can be used.
+
+    Raises RowsError, SettingsError for texts of films.
+    """
     data = settings.data
-    both = [
+    rows, validation_rows = (
         examine(read_rows(path), fps=data.fps) if path else []
         for path in (data.rows, data.validation_rows)
-    ]
-    return both[0], both[1]
-
-
-def _check_texts(settings: Settings, spec: CacheSpec, rows: list[Examined]) -> None:
-    """Raise SettingsError for a text that data.text_tokens would not hold."""
-    limit = settings.data.text_tokens
-    for text in dict.fromkeys([*(t for r in rows for t in r.row.texts), *script_texts(settings)]):
-        if (count := text_length(text_file(spec, text))) > limit:
-            raise SettingsError(
-                f"a text has {count} tokens and data.text_tokens is {limit} ({shorten(text, 60)}); "
-                "shorten it, or raise data.text_tokens."
-            )
+    )
+    check_texts(settings, rows + validation_rows)
+    return rows, validation_rows
 
 
 def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:

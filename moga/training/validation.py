@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..hosts.diffusers import load_vae, save_video, shot_inputs
 from ..hosts.diffusers.pipeline import WIDE_CHANNELS, make_scheduler
 from ..shots import ShotList
+from ..video import partial_of
 from .batches import Batch, Clips, padded
 from .cache import CachedClip, load_text
 from .cache_spec import CacheSpec, text_file
@@ -107,5 +108,6 @@ def render(
     ).frames
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # of a step that is done again
+        for old in (path, partial_of(path)):  # of a step that is done again
+            old.unlink(missing_ok=True)
         save_video(pipe, latents.float(), path, film.shots.fps)

@@ -70,6 +70,19 @@ def test_what_is_sampled_is_told_whenever_its_size_changes(scene, caplog):
     assert "routed sdpa, windows sdpa, frames sdpa (flash3: " in backends[0]
 
 
+@pytest.mark.parametrize(("kind", "grid"), [("t2v", (21, 30, 52)), ("ti2v", (21, 15, 26))])
+def test_what_is_expected_before_a_latent_is_known(comfy, kind, grid):
+    """Of 81 frames of 832x480, in the tokens that the model makes of them."""
+    scene = Scene(comfy, tiny.wan(kind), channels=48 if kind == "ti2v" else 16)
+    density = comfy.module("moga.flops").density
+    layout = comfy.module("moga.layout").VideoLayout(*grid, (0,))
+    line = comfy.module("moga.hosts.comfyui.status").summary(
+        scene.apply(scene.load(), scene.routers())
+    )
+    assert f"density {density(layout, scene.Config()):.3f}" in line and "81 frames" in line
+    comfy.forget()
+
+
 @pytest.mark.parametrize("attention", ["moga", "dense"])
 def test_the_line_says_which_text_shots_read(scene, caplog, attention):
     told, shots = [], scene.shots()

@@ -54,6 +54,16 @@ def test_a_workflow_makes_a_video(comfy_with_models, workflow):
     assert line.endswith("; 3 shots")  # which text they read is known when sampling begins
 
 
+def test_one_fps_for_script_and_video(comfy_with_models):
+    comfy = comfy_with_models
+    workflow = json.loads(WORKFLOWS[-1].read_text(encoding="utf-8"))
+    prompt = small(api_prompt(workflow, comfy.nodes), script=SCRIPT)
+    prompt["fps"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 16.0}}
+    for kind in ("MoGAShotSchedule", "MoGADecodeToVideo"):
+        prompt[only(prompt, kind)]["inputs"]["fps"] = ["fps", 0]
+    assert "17 frames" in comfy.run(prompt)[only(prompt, "MoGAShotSchedule")]["text"][0]
+
+
 def test_every_workflow_shows_a_picture_and_says_what_it_needs(workflow, request):
     path = next(p for p in WORKFLOWS if p.stem in request.node.name)
     assert path.with_suffix(".jpg").stat().st_size > 10_000

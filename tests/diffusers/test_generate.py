@@ -202,6 +202,10 @@ def bad(words, **changes):
     bad("exists already; choose another name", out="there.mp4"),
     bad("--steps is 0; give a number from 1", steps=0),
     bad("--cfg is nan", cfg="nan"),
+    bad("--cfg-low is nan; give a number", cfg_low="nan"),
+    bad("--cfg-low is 5 and --cfg 1, which turns guidance off", cfg=1, cfg_low=5),
+    bad("--cfg-low is for the low-noise expert", cfg_low=4),
+    bad("--boundary is for the low-noise expert", boundary=0.5),
     bad("--seed is -1", seed=-1),
     bad("--boundary is 2.0", boundary=2),
     bad("give either --model, or --model-high", model=None),
@@ -300,7 +304,7 @@ def test_a_missing_extra_is_named(line, missing):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert f'needs {missing}; run `pip install "moga[train]"`' in done.stderr
+    assert f'needs {missing}; run `pip install -e ".[train]"`' in done.stderr
 
 
 def test_the_library_itself_imports_nothing_optional():

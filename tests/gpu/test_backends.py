@@ -118,6 +118,18 @@ def test_gradients_equal_the_reference(name, combine):
         assert error(found, expected) < 2.5e-2
 
 
+@pytest.mark.parametrize("name", [AUTO, "sdpa"])
+def test_heads_of_a_width_that_triton_has_no_kernel_for(name):
+    """Without FlashAttention `auto` comes to the same."""
+    layout, config = VideoLayout(6, 8, 10), MoGAConfig(3)
+    q, k, v = torch.randn(3, 1, layout.tokens, 2, 96, device="cuda", dtype=torch.bfloat16)
+    group = torch.randint(3, (1, layout.tokens), device="cuda")
+    routing = Routing(torch.empty(1, 1, 3, device="cuda"), group, torch.rand_like(group.float()))
+    out = moga_attention(q, k, v, routing, layout, config, backend=name)
+    exact = moga_attention_reference(*(t.float() for t in (q, k, v)), routing, layout, config)
+    assert error(out, exact) < 2.5e-2
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_merging_in_one_pass_equals_plain_pytorch(count, weighted):

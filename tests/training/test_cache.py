@@ -179,7 +179,7 @@ def test_headers_say_where_a_tensor_comes_from(cached):
     clip = read_cache(spec, rows, 1.0)[1]
     with safe_open(clip.file, "pt") as file:
         about = json.loads(file.metadata()["moga_clip"])
-    assert about["source"] == clip.source and (about["start"], about["frames"]) == (5, 5)
+    assert Path(about["video"]).name in clip.source and (about["start"], about["frames"]) == (5, 5)
     assert Path(about["video"]) == rows[0].row.video.resolve()
 
 
@@ -193,12 +193,6 @@ def test_half_precision(files, tmp_path, cached):
     exact = load_latent(read_cache(*cached, 2.0)[0])
     assert load_latent(clip).dtype == torch.float32
     torch.testing.assert_close(load_latent(clip), exact, rtol=0.1, atol=0.1)
-
-
-def test_the_index_alone_gives_the_clips(cached):
-    spec, rows = cached
-    for seconds in LENGTHS:
-        assert read_cache(spec, None, seconds) == read_cache(spec, rows, seconds)
 
 
 # Going on
@@ -251,7 +245,7 @@ def test_a_video_that_breaks_midway_is_named_and_the_rest_kept(files, project, c
     with pytest.raises(CacheError, match=r"^line 2: 1\.mp4 cannot be read .* so far is kept\.$"):
         make_cache(spec, rows)
     kept = times(spec, "latents")
-    assert kept and not spec.index.exists()
+    assert kept
     put(whole)
     make_cache(spec, rows)
     assert kept.items() < times(spec, "latents").items()
@@ -317,14 +311,11 @@ def test_a_video_that_changed_is_stale(files, project, make):
     spec, rows = a_spec(files, project), look(project)
     make_cache(spec, rows)
     (project / "1.mp4").unlink()
-    assert len(read_cache(spec, None, 2.0)) == 3  # the latents are enough
     make.mp4(project / "1.mp4", make.square(21, seed=9))
-    with pytest.raises(CacheError, match=r"^1\.mp4, line 2, 0\.0 s is stale, .* --cache-only"):
-        read_cache(spec, None, 2.0)
     with pytest.raises(CacheError, match=r"lacks 1\.mp4, line 2, 0\.0 s, or what .* is stale"):
         read_cache(spec, rows, 2.0)
     make_cache(spec, rows)
-    assert read_cache(spec, None, 2.0) == read_cache(spec, rows, 2.0)
+    assert len(read_cache(spec, rows, 2.0)) == 3
 
 
 def test_a_video_that_is_gone_is_named(files, project):
@@ -364,9 +355,8 @@ def other_text_encoder(files, folder):
 def test_what_was_made_otherwise_is_not_read(files, tmp_path, cached, change):
     spec, rows = cached
     changed = replace(spec, **change(files, tmp_path))
-    for given_rows in (rows, None):
-        with pytest.raises(CacheError, match=r"run python -m moga\.train with --cache-only"):
-            read_cache(changed, given_rows, 2.0)
+    with pytest.raises(CacheError, match=r"run python -m moga\.train with --cache-only"):
+        read_cache(changed, rows, 2.0)
 
 
 def test_models_may_move(tmp_path, cached):

@@ -1,5 +1,7 @@
 """Settings of a training, from TOML and the command line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,14 @@ steps = 5
 seconds = 2
 """
 LEAVES = [name for name in names() if not name.startswith("model.scratch")]
+
+
+@pytest.mark.parametrize("missing", ["pydantic", "diffusers", "accelerate"])
+def test_a_missing_extra_is_named(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; from moga.train import main; main(['x'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f'{missing}; run `pip install -e ".[train]"`' in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture

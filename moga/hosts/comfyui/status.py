@@ -10,10 +10,10 @@ from ...flops import ModelShape, density, expected_speedup
 from ...layout import VideoLayout
 from ...shots import ShotList
 from .settings import Settings
-from .wan import wan_model
+from .wan import token_pixels, wan_model
 
 APPLIED = "moga_applied"
-_GRID = (30, 52)  # tokens of 832 x 480, the size the summary is given for
+_SIZE = (480, 832)  # pixels that the summary is given for
 _FRAMES = 21  # 81 video frames, where no shots say how many
 
 
@@ -24,7 +24,8 @@ def summary(model: comfy.model_patcher.ModelPatcher) -> str:
     frames = settings.shots.latent_frames if settings.shots else _FRAMES
     starts = settings.shots.latent_starts if settings.shots else (0,)
     size = f"{4 * frames - 3} frames of 832x480"
-    layout = VideoLayout(frames, *_GRID, starts)
+    height, width = (pixels // token_pixels(dit) for pixels in _SIZE)
+    layout = VideoLayout(frames, height, width, starts)
     return f"{_attention(settings, config, dit, layout, size)}; {_texts(settings.shots, None)}"
 
 

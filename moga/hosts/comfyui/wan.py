@@ -14,6 +14,7 @@ _REFUSED = {
     "WanAnimate2Model": "Wan Animate 2",
     "CausalWanModel": "a causal (autoregressive) Wan",
 }
+_WIDE = 48  # latent channels of Wan 2.2 5B
 # Variants whose latents may begin with reference frames, and with how many.
 _LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
 # Variants that put a reference video in front themselves, as frames of the grid.
@@ -42,6 +43,11 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
             "image-to-video, Fun, VACE, Phantom, SCAIL or Animate model of Wan."
         )
     return dit
+
+
+def token_pixels(dit: nn.Module) -> int:
+    """Pixels of a token, along height and width: Wan 2.2 5B's VAE halves them once more."""
+    return (16 if dit.out_dim == _WIDE else 8) * dit.patch_size[1]
 
 
 def most_leading_frames(dit: nn.Module) -> float:

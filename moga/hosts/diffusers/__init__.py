@@ -1,4 +1,4 @@
-"""MoGA on diffusers' Wan models. Needs the extra `moga[train]`."""
+"""MoGA on diffusers' Wan models. Needs the extra `train`."""
 
 try:
     import accelerate  # noqa: F401
@@ -6,7 +6,7 @@ try:
     import transformers  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f'MoGA under diffusers needs {error.name}; run `pip install "moga[train]"`.'
+        f'MoGA under diffusers needs {error.name}; run `pip install -e ".[train]"` in its folder.'
     ) from None
 
 from .calls import ShotCall, ShotMismatchError

@@ -110,7 +110,7 @@ class SentencePieceTokenizer:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
             raise ImportError(
-                'the text encoder needs sentencepiece; run `pip install "moga[train]"`.'
+                "the text encoder needs sentencepiece; run `pip install sentencepiece`."
             ) from None
         try:
             self._pieces = SentencePieceProcessor(model_proto=model)
@@ -148,11 +148,15 @@ class SentencePieceTokenizer:
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
+def token_count(tokenizer: Any, text: str) -> int:
+    """Tokens of a text as the encoder reads it, its end mark included."""
+    return len(tokenizer.ids(text) if hasattr(tokenizer, "ids") else tokenizer(text).input_ids)
+
+
 def check_lengths(tokenizer: Any, texts: Sequence[str], length: int = TEXT_TOKENS) -> None:
     """Raise ShotMismatchError for a text of more than `length` tokens: its end would be lost."""
     for text in dict.fromkeys(texts):
-        count = len(tokenizer.ids(text) if hasattr(tokenizer, "ids") else tokenizer(text).input_ids)
-        if count > length:
+        if (count := token_count(tokenizer, text)) > length:
             raise ShotMismatchError(
                 f"a shot's text has {count} tokens and {length} are read ({text[:60]!r}...); "
                 "shorten its caption or the global one."
