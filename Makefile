@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make test    check style, run all tests (those in ComfyUI too where one is found)"
-	@echo "make demo    make films of examples/demo.txt with the small demo model, under demo/"
+	@echo "make demo    make films of recipes/demo.txt with the small demo model, under demo/"
 	@echo "make lint    check style only"
 	@echo "make clean   remove .venv, demo/ and caches"
 	@echo "COMFYUI_PATH=/path/to/ComfyUI[:/another] chooses the ComfyUI (default: ~/comfy/ComfyUI)"
@@ -23,7 +23,7 @@ lint: setup
 
 demo: setup
 	$(BIN)/python -m moga.demo $(ARGS)
-	$(BIN)/python examples/comfyui_demo.py
+	$(BIN)/python recipes/comfyui_demo.py
 
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis build *.egg-info

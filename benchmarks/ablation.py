@@ -4,7 +4,7 @@
 
 The texts say the character's shape and never its colour or texture, so that these can only stay
 the same from shot to shot if shots see each other. VAE and text encoder are those of the demo
-(examples/demo_model). Measured on films of held-out characters, sampled with the same noise:
+(recipes/demo_model). Measured on films of held-out characters, sampled with the same noise:
 
     validation   velocity loss on held-out clips, at fixed noise
     shape        shots whose character is recognised and has the shape that the text asks for
@@ -126,7 +126,7 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--models", type=Path, default=ROOT / "examples" / "demo_model")
+    parser.add_argument("--models", type=Path, default=ROOT / "recipes" / "demo_model")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4000)

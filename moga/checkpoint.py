@@ -96,6 +96,13 @@ def check_routers(
             f"{source} has routers for {len(routers)} blocks, the model has {blocks}; "
             "use routers that were made for this model."
         )
+    own = {len(router["weight"]) for router in routers.values() if "weight" in router}
+    if own != {config.groups}:
+        have = ", ".join(map(str, sorted(own)))
+        raise CheckpointError(
+            f"{source}: its header says {config.groups} groups and its router weights have {have}; "
+            "use the file as it was saved by the trainer."
+        )
     for index, router in routers.items():
         expected = {"weight": (config.groups, dim), "bias": (config.groups,)}
         for name, shape in expected.items():

@@ -1,7 +1,7 @@
 """`python -m moga.demo`: from a script to a film, with a model small enough for any machine.
 
 The model is Wan's architecture in small, with MoGA, trained by `moga.train` on the procedural films
-of `moga.data.storyboard`. Its recipe is in examples/demo_model.
+of `moga.data.storyboard`. Its recipe is in recipes/demo_model.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPT = EXAMPLES / "demo.txt"
-MODEL = EXAMPLES / "demo_model"
+RECIPES = Path(__file__).parents[1] / "recipes"
+SCRIPT = RECIPES / "demo.txt"
+MODEL = RECIPES / "demo_model"
 # As it was trained: other sizes and rates work, but look worse.
 SETTINGS = {"--size": "160x96", "--fps": "16", "--shift": "3"}
 FILM, SHEET, LATENTS = "demo.mp4", "demo.png", "demo.latents.safetensors"
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the film. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m moga.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
-    parser.add_argument("--script", type=Path, default=SCRIPT, help="default: examples/demo.txt")
+    parser.add_argument("--script", type=Path, default=SCRIPT, help="default: recipes/demo.txt")
     parser.add_argument("--steps", type=int, default=20, help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args(arguments)

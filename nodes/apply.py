@@ -14,6 +14,7 @@ from ..moga.hosts.comfyui import (
 )
 from ..moga.kernels import backend_names
 from .types import MogaRouters, MogaShots
+from .words import plainly
 
 
 class MoGAApply(io.ComfyNode):
@@ -101,6 +102,7 @@ class MoGAApply(io.ComfyNode):
         )
 
     @classmethod
+    @plainly
     def execute(
         cls,
         model: object,

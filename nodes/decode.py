@@ -16,6 +16,7 @@ from ..moga.hosts.comfyui.save import (
 )
 from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
 from .types import MogaShots
+from .words import plainly
 
 CATEGORY = "MoGA/decode"
 
@@ -83,6 +84,7 @@ class MoGAChunkedDecode(io.ComfyNode):
         return tile_problem(tile_size or 0, tile_overlap or 0) or True
 
     @classmethod
+    @plainly
     def execute(cls, samples, vae, tile_size=0, tile_overlap=64) -> io.NodeOutput:
         return io.NodeOutput(decode_images(vae, plan_decode(vae, samples, tile_size, tile_overlap)))
 
@@ -120,7 +122,7 @@ class MoGADecodeToVideo(io.ComfyNode):
                     default="video/MoGA",
                     tooltip=(
                         "Name of the file in the output folder, which gets a number added. It may "
-                        "hold folders, and fields such as %date:yyyy-MM-dd% or %width%."
+                        "hold folders, and fields such as %year%-%month%-%day% or %width%."
                     ),
                 ),
                 io.Int.Input(
@@ -209,6 +211,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         return next(filter(None, problems), True)
 
     @classmethod
+    @plainly
     def execute(
         cls,
         samples,

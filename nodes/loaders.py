@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..moga.hosts.comfyui import load_diffusion_model, load_routers
 from .types import MogaRouters
+from .words import plainly
 
 _WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -45,6 +46,7 @@ class MoGALoadDiffusionModel(io.ComfyNode):
         )
 
     @classmethod
+    @plainly
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
         return io.NodeOutput(load_diffusion_model(path, dict(_WEIGHT_DTYPES[weight_dtype])))
@@ -70,6 +72,7 @@ class MoGALoadRouters(io.ComfyNode):
         )
 
     @classmethod
+    @plainly
     def execute(cls, file: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("model_patches", file)
         return io.NodeOutput(load_routers(path, file))

@@ -10,6 +10,9 @@ from ..moga.hosts.comfyui import encode_shots
 from ..moga.shots import DEFAULT_SCRIPT, ShotList
 from ..moga.timeline import draw_timeline
 from .types import MogaShots
+from .words import plainly
+
+_FASTEST = 120.0  # frames per second
 
 
 class MoGAShotSchedule(io.ComfyNode):
@@ -34,7 +37,7 @@ class MoGAShotSchedule(io.ComfyNode):
                     "fps",
                     default=16.0,
                     min=1.0,
-                    max=120.0,
+                    max=_FASTEST,
                     step=0.01,
                     tooltip="Frames per second the model was made for: 16 for Wan 2.1 and Wan 2.2 "
                     "14B, 24 for Wan 2.2 5B. Turns seconds into frames.",
@@ -54,16 +57,21 @@ class MoGAShotSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, script: str | None = None, fps: float | None = None) -> bool | str:
-        if script is None or fps is None:  # it comes from another node
+    def validate_inputs(cls, script: str | None = None) -> bool | str:
+        """Refuse a script that no fps can mend: ComfyUI repeats what is said for each argument."""
+        if script is None:  # it comes from another node
             return True
-        try:
-            ShotList.parse(script, fps)
-        except ValueError as error:
-            return str(error)
-        return True
+        problem = ""
+        for fps in (16, _FASTEST):
+            try:
+                ShotList.parse(script, fps)
+                return True
+            except ValueError as error:
+                problem = problem or str(error)
+        return problem
 
     @classmethod
+    @plainly
     def execute(cls, clip: object, script: str, fps: float) -> io.NodeOutput:
         shots = ShotList.parse(script, fps)
         shown = {**_preview(shots).as_dict(), "text": (shots.table(),)}

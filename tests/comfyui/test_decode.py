@@ -320,6 +320,15 @@ def test_prefix_that_names_nothing_in_the_output_folder_is_refused_first(comfy, 
     assert "leaves ComfyUI's output folder" in message or "names no file" in message
 
 
+@pytest.mark.parametrize(
+    ("prefix", "fix"),
+    [("%date:yyyy-MM-dd%", "write %year%-%month%-%day% instead"), ("a?", "has a ?")],
+)
+def test_prefix_that_would_end_in_a_wrong_name_is_refused(comfy, prefix, fix):
+    message = comfy.run(video_prompt(comfy, None, None, filename_prefix=prefix), check=False)
+    assert fix in message.error.message
+
+
 def test_prefix_from_another_node_is_checked_when_it_comes(comfy, wan21):
     prompt = video_prompt(comfy, make_latent(wan21, 1), wan21, filename_prefix=["prefix", 0])
     prompt["prefix"] = comfy.put("../out")

@@ -342,12 +342,22 @@ def test_shot_files_are_the_frames_of_the_video(comfy, vae, latent):
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_shots_of_another_length_are_refused(comfy, vae, latent):
+def test_shots_of_another_length_are_refused_and_the_latent_kept(comfy, vae, latent):
     message = failure(comfy, vae, latent, "other", shots=make_shots(comfy, "[9f] short"))
     assert "shots are 9 frames and samples decode to 17" in message
     assert "cut them off with Trim Video Latent and its trim_latent first." in message
     message = failure(comfy, vae, latent, "other", shots=make_shots(comfy, "[21f] long"))
-    assert message.endswith("shots that samples were made with, or disconnect them.")
+    assert "shots that samples were made with, or disconnect them.\nThe sampled" in message
+    kept = sorted(os.listdir(comfy.output_dir / "other"))
+    assert kept == ["a_00001_.latent", "a_00002_.latent"]
+
+
+def test_a_video_at_another_rate_than_its_shots_is_said(comfy, vae, latent, caplog):
+    save(comfy, vae, latent, "fast", shots=make_shots(comfy), fps=24)
+    assert "the shots were timed at 16, so the video plays 1.5 times as fast" in caplog.text
+    caplog.clear()
+    save(comfy, vae, latent, "right", shots=make_shots(comfy), fps=16)
+    assert "as fast" not in caplog.text
 
 
 def test_failure_leaves_no_shot_files(comfy, vae, latent, failing):
@@ -390,7 +400,9 @@ def test_progress_counts_frames_and_shows_a_picture(comfy, vae, latent, monkeypa
 
     monkeypatch.setattr(utils, "PROGRESS_BAR_HOOK", hook)
     save(comfy, vae, make_latent(9), "bar")
-    assert seen[-1][:2] == (33, 33) and len(seen) >= 9
+    assert seen[-1][:2] == (33, 33) and not any(preview for *_, preview in seen)
+    save(comfy, vae, make_latent(9), "still", format="ffv1")  # which no browser plays
+    assert seen[-1][:2] == (33, 33)
     kind, picture, size = next(preview for *_, preview in seen if preview)
     assert (kind, picture.size) == ("JPEG", (96, 64)) and size == progress.PICTURE_SIZE
 

@@ -1,5 +1,6 @@
 """The shipped workflows, as they are, through ComfyUI's own executor, to a video on disk."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_one_fps_for_script_and_video(comfy_with_models):
     for kind in ("MoGAShotSchedule", "MoGADecodeToVideo"):
         prompt[only(prompt, kind)]["inputs"]["fps"] = ["fps", 0]
     assert "17 frames" in comfy.run(prompt)[only(prompt, "MoGAShotSchedule")]["text"][0]
+
+
+def test_templates_are_served_as_core_does(comfy):
+    """From the one folder of the pack that core takes for templates: a second would hide it."""
+    from aiohttp import web
+    from aiohttp.test_utils import TestClient, TestServer
+    from app.custom_node_manager import CustomNodeManager
+
+    async def served(names):
+        app = web.Application()
+        CustomNodeManager().add_routes(web.RouteTableDef(), app, [("moga", str(REPOSITORY))])
+        async with TestClient(TestServer(app)) as client:
+            replies = [await client.get(f"/api/workflow_templates/moga/{name}") for name in names]
+            return [(reply.status, await reply.read()) for reply in replies]
+
+    files = list((REPOSITORY / "workflows").iterdir())
+    found = asyncio.run(served([path.name for path in files]))
+    assert found == [(200, path.read_bytes()) for path in files] != []
 
 
 def test_every_workflow_shows_a_picture_and_says_what_it_needs(workflow, request):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moga.training.read_settings import SettingsError, names, read_settings
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPES = Path(__file__).parents[2] / "recipes"
 BASE = """
 [data]
 rows = "rows.jsonl"
@@ -150,6 +150,6 @@ def test_what_a_checkpoint_is_bound_to(config):
     assert settings.for_resume() == same.for_resume() != other.for_resume()
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.toml")), ids=lambda path: path.stem)
-def test_the_examples_are_settings(path):
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_are_settings(path):
     assert read_settings(path).stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from contextlib import suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import folder_paths
 from PIL import Image
+
+_FORBIDDEN = re.compile(r'[<>:"|?*]')  # on Windows
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,16 @@ def prefix_problem(prefix: str) -> str | None:
     """Why ``prefix`` can't name a file in the output folder, in one sentence; None when it can."""
     if os.path.basename(os.path.normpath(prefix)).strip() in ("", ".", ".."):
         return f"filename_prefix {prefix!r} names no file; type a name such as video/MoGA."
+    if "%date:" in prefix:
+        return (
+            f"filename_prefix {prefix!r} has a date that ComfyUI fills in for its own nodes only; "
+            "write %year%-%month%-%day% instead."
+        )
+    if found := _FORBIDDEN.search(prefix):
+        return (
+            f"filename_prefix {prefix!r} has a {found[0]}, which file names cannot hold "
+            "everywhere; leave it out."
+        )
     output = folder_paths.get_output_directory()
     if not _is_within(output, os.path.join(output, os.path.normpath(prefix))):
         return (

@@ -61,23 +61,21 @@ class SavedVideo:
 def save_video(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
     """Decode to a video file, holding a few frames at a time.
 
-    The latent is saved first, and removed when all is done. Raises ValueError for shots of another
-    length, OSError when there is no place for the video, and what decoding and encoding raise, with
-    the place of the latent.
+    The latent is saved first, and removed when all is done. Raises OSError when there is no place
+    for the video; then, with the place of the latent, VideoError for shots of another length and
+    what decoding and encoding raise.
     """
-    chapters = _chapters(decode, settings)
     name = reserve_name(settings.prefix, decode.width, decode.height)
     with ExitStack() as unless_saved:
         unless_saved.callback(name.latent.unlink, missing_ok=True)
         check_space(name.folder, _bytes_needed(decode, settings))
         with kept_latent(name.latent, decode.latent, settings.tags, settings.keep_latent):
             unless_saved.pop_all()
-            return _write(vae, decode, settings, chapters, name)
+            return _write(vae, decode, settings, name)
 
 
-def _write(
-    vae, decode: Decode, settings: VideoSettings, chapters: tuple[Chapter, ...], name: OutputName
-) -> SavedVideo:
+def _write(vae, decode: Decode, settings: VideoSettings, name: OutputName) -> SavedVideo:
+    chapters = _chapters(decode, settings)
     encoder, rate = settings.encoder, frame_rate(settings.fps)
     size = (decode.width, decode.height)
     audio = settings.audio and settings.audio.cut(Fraction(0), seconds(decode.frames, rate))
@@ -110,7 +108,9 @@ def _write(
 
         check = comfy.model_management.throw_exception_if_processing_interrupted
         with Pipeline(write, stop=stop, check=check, finish=video.finish) as pipeline:
-            progress = decode_frames(vae, decode, pipeline.put, still.take)
+            # Nodes 2.0 would go on showing the last picture in place of the finished video.
+            shown = () if encoder.plays_in_browsers else (still.take,)
+            progress = decode_frames(vae, decode, pipeline.put, *shown)
     logging.info("%s: %s", path, progress)
     return SavedVideo(path, tuple(shot_paths), name.subfolder, still.take())
 
@@ -155,6 +155,11 @@ def read_audio(audio: Mapping[str, Any] | None) -> Audio | None:
 def _chapters(decode: Decode, settings: VideoSettings) -> tuple[Chapter, ...]:
     if settings.shots is None:
         return ()
+    if settings.shots.fps != frame_rate(settings.fps):
+        logging.warning(
+            "fps is %g and the shots were timed at %g, so the video plays %.3g times as fast.",
+            *(settings.fps, settings.shots.fps, settings.fps / settings.shots.fps),
+        )
     videos = len(decode.latent)
     frames = decode.frames // videos
     if settings.shots.frames != frames:

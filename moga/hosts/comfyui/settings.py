@@ -50,8 +50,8 @@ def parse_blocks(text: str, blocks: int) -> frozenset[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last or last >= blocks:
             raise ValueError(
-                f"dense_blocks has {part!r}; give block numbers from 0 to {blocks - 1}, "
-                "such as 0, 1, 28-29."
+                f"dense_blocks has {part!r}; give block numbers from 0 to {blocks - 1} with commas "
+                f"between them, such as 0, {blocks - 1}."
             )
         chosen.update(range(first, last + 1))
     return frozenset(chosen)

@@ -196,8 +196,10 @@ def _refuse_other_vae(vae) -> None:
 
 def tile_problem(tile_size: int, tile_overlap: int) -> str | None:
     """Why frames can't be decoded in such tiles, in one sentence; None when they can."""
-    if tile_size and tile_size < 32:
-        return f"tile_size is {tile_size}; choose at least 32 pixels, or 0 for whole frames."
+    if tile_size and not 32 <= tile_size <= 4096:
+        return f"tile_size is {tile_size}; choose 32 to 4096 pixels, or 0 for whole frames."
+    if tile_overlap < 0:
+        return f"tile_overlap is {tile_overlap}; choose 0 or more pixels."
     if tile_size and tile_overlap > tile_size // 2:
         return (
             f"tile_overlap is {tile_overlap} and tile_size {tile_size}; choose an overlap of at "

@@ -1,6 +1,6 @@
 """The demo's text encoder: UMT5 in small, frozen at random, with a tokenizer for storyboards.
 
-    python examples/demo_model/text_encoder.py text_encoder.safetensors
+    python recipes/demo_model/text_encoder.py text_encoder.safetensors
 
 Random features are enough to tell the words of a small grammar apart, and the transformer learns
 what they mean. The file has the form of ComfyUI's umt5_xxl files, so it is loaded as those are.

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from moga.hosts.diffusers import load_text_encoder, load_vae
 
-RECIPE = Path(__file__).parents[2] / "examples" / "demo_model"
+RECIPE = Path(__file__).parents[2] / "recipes" / "demo_model"
 
 
 def script(name):

@@ -1,7 +1,7 @@
 """Runs the shared workflow through the ComfyUI found: shot script to video, no browser.
 
 The graph, the nodes and ComfyUI are as they are; the model is the demo's, the script
-examples/demo.txt. ComfyUI tells the kind of model from the file and takes its sizes for granted,
+recipes/demo.txt. ComfyUI tells the kind of model from the file and takes its sizes for granted,
 so while the files are loaded it is told the demo's.
 """
 
@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 from harness.find import find_comfyuis  # noqa: E402
 
 OUT = ROOT / "demo"
-MODEL = ROOT / "examples" / "demo_model"
-SCRIPT = ROOT / "examples" / "demo.txt"
+MODEL = ROOT / "recipes" / "demo_model"
+SCRIPT = ROOT / "recipes" / "demo.txt"
 WORKFLOW = ROOT / "workflows" / "moga_t2v_multishot.json"
 NONE_FOUND = (
     "No ComfyUI found, so the workflow was not run: set COMFYUI_PATH to a ComfyUI folder, or put "

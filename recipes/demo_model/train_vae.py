@@ -1,6 +1,6 @@
 """Trains the demo's VAE: Wan 2.1's architecture with 16 channels, on storyboards drawn as needed.
 
-    python examples/demo_model/train_vae.py vae.safetensors --minutes 5 --device cuda
+    python recipes/demo_model/train_vae.py vae.safetensors --minutes 5 --device cuda
 
 It learns still pictures first, which is quick, from weights that look at no frame but the present
 one; then short clips, with all of its convolutions over time. The result is in Wan's own names, and

@@ -1,6 +1,6 @@
 """Makes the demo's three files from nothing: text encoder, VAE and transformer.
 
-    python examples/demo_model/make.py --work work --device cuda
+    python recipes/demo_model/make.py --work work --device cuda
 
 Run in the repository with `pip install -e .[train]`. README.md beside this file says what it took.
 Started again, it goes on where it was cut off.
