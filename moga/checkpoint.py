@@ -100,8 +100,8 @@ def check_routers(
     if own != {config.groups}:
         have = ", ".join(map(str, sorted(own)))
         raise CheckpointError(
-            f"{source}: its header says {config.groups} groups and its router weights have {have}; "
-            "use the file as it was saved by the trainer."
+            f"{source} has settings for {config.groups} groups and router weights for {have}; use "
+            "routers with the settings they were trained with."
         )
     for index, router in routers.items():
         expected = {"weight": (config.groups, dim), "bias": (config.groups,)}

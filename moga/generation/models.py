@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checkpoint import DTYPES, CheckpointError, check_routers, split_routers
+from ..checkpoint import DTYPES, check_routers, split_routers
 from ..config import MoGAConfig
+from ..hosts.diffusers import folders
 from ..hosts.diffusers.image_encoder import open_image_encoder
 from ..hosts.diffusers.pipeline import check_pair, check_text_width, check_vae, takes_image
-from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
+from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
@@ -72,7 +72,7 @@ def examine(options: Options) -> Models:
         return Models((), channels, scale, _PATCH, vae_size, 0, 0)
     high = _transformer(model, options.routers, dtype, options, "--routers")
     transformers = [high]
-    low = options.model_low or (_part(whole, "transformer_2") if whole else None)
+    low = options.model_low or (folders.part(whole, "transformer_2") if whole else None)
     if low:
         transformers.append(_transformer(low, options.routers_low, dtype, options, "--routers-low"))
         check_pair(high.config, transformers[1].config)
@@ -95,8 +95,8 @@ def _transformer(
     path: Path, routers: Path | None, dtype: torch.dtype, options: Options, flag: str
 ) -> Transformer:
     if path.is_dir():
-        folder = _part(path, "transformer") or path
-        config, size, own = _config_of(folder), _folder_size(folder, dtype), None
+        folder = folders.model(path, "transformer")
+        config, size, own = folders.read_config(folder), _folder_size(folder, dtype), None
     else:
         own = open_wan(path)
         config, size = wan_config(own), own.bytes_as(dtype)
@@ -138,8 +138,8 @@ def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
             "model)."
         )
     if path.is_dir():
-        folder = _part(path, "vae") or path
-        return _config_of(folder), _folder_size(folder, dtype)
+        folder = folders.model(path, "vae")
+        return folders.read_config(folder), _folder_size(folder, dtype)
     file = open_vae(path)
     return vae_config(file.shapes), file.bytes_as(dtype)
 
@@ -153,26 +153,12 @@ def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) 
             "--text-encoder is missing; give umt5_xxl_fp16.safetensors, or --embeddings."
         )
     if path.is_dir():
-        folder = _part(path, "text_encoder") or path
-        check_text_width(_config_of(folder)["d_model"], wanted)
+        folder = text_encoder_folder(path)
+        check_text_width(folders.read_config(folder)["d_model"], wanted)
         return _folder_size(folder, dtype)
     file = open_text_encoder(path)
     check_text_width(umt5_config(file.shapes)["d_model"], wanted)
     return file.bytes_as(dtype)
-
-
-def _part(folder: Path, name: str) -> Path | None:
-    """A component's folder inside that of a pipeline."""
-    return folder / name if (folder / name / "config.json").is_file() else None
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json; give a diffusers folder, or one .safetensors file."
-        )
-    return json.loads(path.read_text())
 
 
 def _folder_size(folder: Path, dtype: torch.dtype) -> int:

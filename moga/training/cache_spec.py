@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..hosts.diffusers import folders
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
 from ..shots import TEMPORAL_STRIDE
@@ -135,10 +136,7 @@ def vae_settings(path: Path) -> Mapping[str, Any]:
     """Settings of the VAE; those that it leaves out are diffusers' defaults."""
     if not path.is_dir():
         return vae_config(open_vae(path).shapes)
-    for folder in (path, path / "vae"):
-        if (folder / "config.json").is_file():
-            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    raise CacheError(f"{path} has no VAE; give a diffusers folder or a .safetensors file.")
+    return folders.read_config(folders.model(path, "vae"))
 
 
 def _latent_settings(spec: CacheSpec) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from torch import nn
 
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
+from ..hosts.diffusers import folders
 from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
-from ..hosts.diffusers.text_encoder import open_text_encoder, umt5_config
+from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
 from ..kernels import AUTO, BackendError, require
 from ..shots import ShotList
@@ -162,7 +162,7 @@ def _transformer(settings: Settings) -> Mapping[str, Any]:
             "or 'random'."
         )
     if model.file.is_dir():
-        config = _config(model.file, "transformer")
+        config = folders.read_config(folders.model(model.file, "transformer"))
     else:
         config = wan_config(open_wan(model.file))
     if takes_image(config):
@@ -191,15 +191,8 @@ def _check_lora(settings: Settings, layers: int) -> None:
 
 def _text_width(path: Path) -> int:
     if path.is_dir():
-        return _config(path, "text_encoder")["d_model"]
+        return folders.read_config(text_encoder_folder(path))["d_model"]
     return umt5_config(open_text_encoder(path).shapes)["d_model"]
-
-
-def _config(folder: Path, part: str) -> Mapping[str, Any]:
-    for place in (folder / part, folder):
-        if (place / "config.json").is_file():
-            return json.loads((place / "config.json").read_text(encoding="utf-8"))
-    raise SettingsError(f"{folder} has no {part}; give a diffusers folder or a .safetensors file.")
 
 
 def _check_size(name: str, value: int, multiple: int) -> None:

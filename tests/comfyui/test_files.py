@@ -158,9 +158,7 @@ def test_routers_for_another_model(scene):
     said = words(load_merged, scene, "narrow.safetensors", narrow, metadata(scene))
     assert "router weight of block 0 has shape (5, 128), the model needs (5, 256)" in said
     said = words(load_merged, scene, "six.safetensors", merged(scene), metadata(scene, groups=6))
-    assert said.startswith(
-        "six.safetensors: its header says 6 groups and its router weights have 5;"
-    )
+    assert said.startswith("six.safetensors has settings for 6 groups and router weights for 5;")
 
 
 def test_incomplete_routers(scene):

@@ -200,7 +200,12 @@ def test_what_cannot_be_enabled_is_refused_and_changes_nothing(tiny):
     wrong = {i: {"weight": torch.randn(4, 256), "bias": torch.randn(4)} for i in range(2)}
     for error, words, arguments, options in (
         (CheckpointError, "routers is None", (MoGAConfig(),), {}),
-        (CheckpointError, "needs (5, 256)", (MoGAConfig(), wrong), {}),
+        (
+            CheckpointError,
+            "settings for 5 groups and router weights for 4",
+            (MoGAConfig(), wrong),
+            {},
+        ),
         (CheckpointError, "for 1 blocks", (MoGAConfig(), {0: wrong[0]}), {}),
         (ValueError, "or 'random'", (MoGAConfig(), "zeros"), {}),
         (BackendError, "choose one of", (MoGAConfig(), "random"), {"backend": "fast"}),

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BatchEncoding, UMT5Config, UMT5EncoderModel
 
 from ...checkpoint import CheckpointError
+from . import folders
 from .calls import ShotMismatchError
 from .names import Shapes
 from .weights import WeightFile, assemble
@@ -167,12 +168,18 @@ def _own_tokenizer(file: WeightFile) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(dict(file.read([SPIECE]))[SPIECE].numpy().tobytes())
 
 
-def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
-    if not (folder / "text_encoder" / "config.json").is_file():
+def text_encoder_folder(folder: Path) -> Path:
+    """That of the encoder, inside the folder of a pipeline, where its tokenizer lies beside it."""
+    found = folders.part(folder, "text_encoder")
+    if found is None:
         raise CheckpointError(f"{folder} has no text_encoder; {_FIX}.")
-    tokenizer = _folder_tokenizer(folder)
+    return found
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
+    own, tokenizer = text_encoder_folder(folder), _folder_tokenizer(folder)
     model = UMT5EncoderModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype or "auto", local_files_only=True, use_safetensors=True
+        own, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
     )
     return model.eval(), tokenizer
 

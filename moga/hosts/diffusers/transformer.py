@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, Routers, check_routers, merge_routers, split_routers
 from ...config import MoGAConfig
 from ...kernels import AUTO
+from . import folders
 from .enable import enable_moga, moga_routers, unwrap
 from .names import infer_config, to_diffusers, to_wan, wan_prefix
 from .weights import WeightFile, assemble
@@ -143,12 +144,7 @@ def _from_file(file: WeightFile, dtype: torch.dtype | None) -> WanTransformer3DM
 def _from_folder(
     folder: Path, dtype: torch.dtype | None, *, routers_given: bool
 ) -> WanTransformer3DModel:
-    if not (folder / "config.json").is_file() and (folder / "transformer").is_dir():
-        folder = folder / "transformer"
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json; give a diffusers folder, or one .safetensors file."
-        )
+    folder = folders.model(folder, "transformer")
     kind = WanTransformer3DModel.load_config(folder, local_files_only=True).get("_class_name")
     if kind != WanTransformer3DModel.__name__:
         raise CheckpointError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError
 from ...decode import stream_decode, to_uint8
 from ...encode import stream_encode
+from . import folders
 from .vae_names import vae_config, vae_names
 from .weights import WeightFile, assemble
 
@@ -173,12 +174,7 @@ class _Decoding:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
-    if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
-        folder = folder / "vae"
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json; give a diffusers folder, or one .safetensors file."
-        )
+    own = folders.model(folder, "vae")
     return AutoencoderKLWan.from_pretrained(
-        folder, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+        own, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
     )
