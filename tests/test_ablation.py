@@ -23,7 +23,7 @@ def options(ablation, monkeypatch, *words):
     return ablation.read_options()
 
 
-@pytest.mark.parametrize("name", ["steps", "batch", "clips", "films", "words", "models"])
+@pytest.mark.parametrize("name", ["steps", "batch", "clips", "films", "words"])
 def test_a_model_of_other_options_is_not_kept(ablation, monkeypatch, tmp_path, name):
     out = tmp_path / "dense-0"
     ablation.begin(out, ablation.defined(options(ablation, monkeypatch)))
@@ -31,6 +31,21 @@ def test_a_model_of_other_options_is_not_kept(ablation, monkeypatch, tmp_path, n
     ablation.begin(out, ablation.defined(options(ablation, monkeypatch, "--seeds", "5")))
     assert (out / "measured.json").exists()
     ablation.begin(out, ablation.defined(options(ablation, monkeypatch, f"--{name}", "3")))
+    assert not (out / "measured.json").exists()
+
+
+@pytest.mark.parametrize("name", ["vae", "text_encoder"])
+def test_a_model_of_other_weights_is_not_kept(ablation, monkeypatch, tmp_path, name):
+    """Even if they lie where the others lay."""
+    for part in ("vae", "text_encoder"):
+        (tmp_path / f"{part}.safetensors").write_bytes(b"one")
+    asked, out = options(ablation, monkeypatch, "--models", str(tmp_path)), tmp_path / "dense-0"
+    ablation.begin(out, ablation.defined(asked))
+    (out / "measured.json").write_text("{}")
+    ablation.begin(out, ablation.defined(asked))
+    assert (out / "measured.json").exists()
+    (tmp_path / f"{name}.safetensors").write_bytes(b"another")
+    ablation.begin(out, ablation.defined(asked))
     assert not (out / "measured.json").exists()
 
 
