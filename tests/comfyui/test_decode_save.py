@@ -316,8 +316,8 @@ def test_graph_saved_before_these_inputs_still_runs(comfy, vae, latent):
 SCRIPT = "[5f] A door opens\n[8f] Close-up; her eyes\n[4f] Rain"
 
 
-def make_shots(comfy, script=SCRIPT):
-    return comfy.module("moga.shots").ShotList.parse(script, 16)
+def make_shots(comfy, script=SCRIPT, fps=16):
+    return comfy.module("moga.shots").ShotList.parse(script, fps)
 
 
 def test_shots_become_files_and_chapters(comfy, vae, latent):
@@ -356,7 +356,9 @@ def test_a_video_at_another_rate_than_its_shots_is_said(comfy, vae, latent, capl
     save(comfy, vae, latent, "fast", shots=make_shots(comfy), fps=24)
     assert "the shots were timed at 16, so the video plays 1.5 times as fast" in caplog.text
     caplog.clear()
-    save(comfy, vae, latent, "right", shots=make_shots(comfy), fps=16)
+    for fps in (16, 23.976):
+        shots = make_shots(comfy, "[17f] one", fps)
+        save(comfy, vae, latent, f"right {fps}", shots=shots, fps=fps)
     assert "as fast" not in caplog.text
 
 

@@ -155,7 +155,7 @@ def read_audio(audio: Mapping[str, Any] | None) -> Audio | None:
 def _chapters(decode: Decode, settings: VideoSettings) -> tuple[Chapter, ...]:
     if settings.shots is None:
         return ()
-    if settings.shots.fps != frame_rate(settings.fps):
+    if frame_rate(float(settings.shots.fps)) != frame_rate(settings.fps):
         logging.warning(
             "fps is %g and the shots were timed at %g, so the video plays %.3g times as fast.",
             *(settings.fps, settings.shots.fps, settings.fps / settings.shots.fps),
