@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from ablation_scores import FPS, FRAMES, SHOTS, SIZE, TEXT_TOKENS, Asked, measured
+from report_markdown import write
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = "dense"
@@ -118,7 +119,7 @@ def main() -> None:
     text = report(machine, pictures, beginnings)
     print(text)
     if options.out:
-        Path(f"{options.out}.md").write_text(text, encoding="utf-8")
+        write(Path(f"{options.out}.md"), text)
         data = json.dumps({**machine, "runs": pictures, "starts": beginnings}, indent=1) + "\n"
         Path(f"{options.out}.json").write_text(data, encoding="utf-8")
 

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from attention import growth
+from report_markdown import head, row, write
 
-BY_HAND = "<!-- by hand from here -->\n"
 STOCK = "sdpa"
+_PLOTTED = 12  # heads
 NAMES = {"auto": "MoGA, FlashAttention 3", "auto, no extra package": "MoGA, no extra package"}
 
 
@@ -32,11 +33,12 @@ def tables(result: dict) -> str:
         first = [r["tokens"], r["heads"], r["groups"], r["shots"], r["spread"], r["backend"]]
         times = [r["ms"], r["first_call_ms"], r["efficiency"], r["efficiency_against"]]
         lines.append(row(*first, *times, r["times_stock"], r["peak_tensors"]))
-    lines += ["", "## Where a layer's time goes, ms", ""]
+    if result["split"]:
+        lines += ["", "## Where a layer's time goes, ms", ""]
     for r in result["split"]:
         parts = ", ".join(f"{what} {ms:.2f}" for what, ms in r["ms"].items())
         lines.append(f"- {r['tokens']} tokens, M={r['groups']}, {r['backend']}: {parts}")
-    extras = result["extras"]
+    extras = result.get("extras", {})
     if rows := extras.get("backward"):
         lines += ["", "## Forward and backward, ms", ""]
         lines += head("tokens heads M backend dense MoGA times")
@@ -75,24 +77,7 @@ def merged(parts: list[dict]) -> dict:
     return whole
 
 
-def write(path: Path, text: str) -> None:
-    """Write generated Markdown over the old, and keep what follows BY_HAND there."""
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    _, found, below = old.partition(BY_HAND)
-    path.write_text(text + ("\n" + BY_HAND + below if found else ""), encoding="utf-8")
-
-
-def head(columns: str) -> list[str]:
-    names = columns.split()
-    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-
-
-def row(*cells: object) -> str:
-    shown = (f"{c:.2f}" if isinstance(c, float) else str("" if c is None else c) for c in cells)
-    return "| " + " | ".join(shown) + " |"
-
-
-def plot(result: dict, path: Path, heads: int = 12) -> None:
+def plot(result: dict, path: Path, heads: int) -> None:
     """Time of a layer against its tokens, dense beside MoGA, one shot and even groups."""
     import matplotlib
 
@@ -134,7 +119,8 @@ def read() -> tuple[Path, dict]:
 def main() -> None:
     path, result = read()
     write(path.with_suffix(".md"), tables(result))
-    plot(result, path.with_suffix(".png"))
+    if any(r["heads"] == _PLOTTED for r in result["dense"]):
+        plot(result, path.with_suffix(".png"), _PLOTTED)
 
 
 if __name__ == "__main__":

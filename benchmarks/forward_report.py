@@ -8,7 +8,8 @@ what somebody wrote below the tables.
 
 from __future__ import annotations
 
-from attention_report import head, read, row, write
+from attention_report import read
+from report_markdown import head, row, write
 
 
 def tables(result: dict) -> str:

@@ -439,41 +439,7 @@ def test_seconds_that_no_script_can_say(seconds):
         Shot("a", seconds=seconds)
 
 
-# --- the picture ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [320, 960])
-@pytest.mark.parametrize("count", [1, 2, 8, 12, 13, 300])
-def test_timeline(count, width):
-    pytest.importorskip("PIL")
-    from moga.timeline import draw_timeline
-
-    captions = [
-        "Wide shot. She crosses the street.",
-        "你好，世界",
-        "👩‍👩‍👧 e\u0301 \u2028\x1b\U0010ffff",
-        "مرحبا",
-    ]
-    shots = ShotList(
-        tuple(Shot(captions[i % 4], frames=1 + 37 * i * i % 200) for i in range(count)), 16, "g"
-    )
-    image = draw_timeline(shots, width)
-    assert image.mode == "RGB" and image.width == width
-    rows = min(count, 12) + (count > 12)
-    assert image.height == round((356 + 42 * (1 + rows)) * width / 960)
-
-
-def test_timeline_bar_is_in_proportion():
-    pytest.importorskip("PIL")
-    from moga.timeline import draw_timeline
-
-    image = draw_timeline(ShotList.parse("[101f] a\n[200f] b\n[100f] c", 16))
-    middle = [image.getpixel((x, 240)) for x in range(28, 932)]  # below the words
-    first, second, third = (middle[int(904 * share)] for share in (0.12, 0.5, 0.87))
-    assert len({first, second, third}) == 3
-    # A few pixels less, for the gap between shots and smoothing.
-    assert 0 <= 904 * 200 / 401 - middle.count(second) < 10
-    assert 0 <= 904 * 100 / 401 - middle.count(third) < 10
+# --- the picture; more in test_timeline.py --------------------------------------------------------
 
 
 @given(JUNK, st.integers(320, 400))
@@ -483,28 +449,3 @@ def test_timeline_draws_any_caption(caption, width):
 
     shots = ShotList((Shot("x" + caption, seconds=4), Shot("[" + caption, frames=3)), 16)
     assert draw_timeline(shots, width).width == width
-
-
-def test_timeline_without_freetype(monkeypatch):
-    """Pillow built without FreeType has one bitmap font, which knows no size and no Unicode."""
-    font = pytest.importorskip("PIL.ImageFont")
-    from moga import timeline
-
-    def load_default(size=None):
-        if size is not None:
-            raise ImportError("no FreeType")
-        return font.load_default_imagefont()
-
-    def truetype(*_):
-        raise ImportError("no FreeType")
-
-    caches = (timeline._own_font, timeline._more_fonts, timeline._glyph)
-    monkeypatch.setattr(font, "load_default", load_default)
-    monkeypatch.setattr(font, "truetype", truetype)
-    try:
-        for cache in caches:
-            cache.cache_clear()
-        assert timeline.draw_timeline(ShotList.parse("[4s] 你好 café …", 16)).size == (960, 440)
-    finally:
-        for cache in caches:
-            cache.cache_clear()

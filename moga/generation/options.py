@@ -123,12 +123,8 @@ def parser() -> argparse.ArgumentParser:
     run("--attention", choices=(MOGA, DENSE), default=MOGA,
         help="dense: plain Wan, with a text per shot (default: %(default)s)")  # fmt: skip
     run("--backend", choices=backend_names(), default=AUTO, help="attention kernel")
-    run(
-        "--dtype",
-        choices=list(DTYPES),
-        default="bf16",
-        help="of the weights (default: %(default)s)",
-    )
+    run("--dtype", choices=list(DTYPES), default="bf16",
+        help="of the weights (default: %(default)s)")  # fmt: skip
     run("--device", default="auto", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     run("--offload", choices=OFFLOADS, default="none",
         help="keep one model, one block or one layer on the GPU (default: all)")  # fmt: skip

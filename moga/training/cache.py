@@ -19,7 +19,7 @@ from torch import Tensor
 from .cache_spec import CacheError, CacheSpec, latent_file, pieces, text_file
 from .rows import Examined
 
-LATENT, TEXT, ABOUT = "latent", "embedding", "moga_clip"  # in the files
+LATENT, TEXT = "latent", "embedding"  # in the files
 _FIX = "run python -m moga.train with --cache-only, which adds what is missing"
 
 

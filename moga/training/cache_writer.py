@@ -24,7 +24,7 @@ from ..hosts.diffusers import load_text_encoder, load_vae
 from ..hosts.diffusers.text_encoder import TEXT_TOKENS, check_lengths, load_tokenizer
 from ..hosts.diffusers.vae import encode_frames
 from ..shotscript import shorten
-from .cache import ABOUT, LATENT, TEXT, read_cache
+from .cache import LATENT, TEXT, read_cache
 from .cache_spec import (
     CacheError,
     CacheSpec,
@@ -38,6 +38,7 @@ from .cache_spec import (
 from .frames import VideoReadError, read_frames
 from .rows import Examined, latent_count
 
+_ABOUT = "moga_clip"  # in the header, for people: the names of files say nothing
 _TEXT_WIDTH = 4096  # of UMT5-XXL, the only one that Wan has
 _PATCH = 2  # latent pixels of a token, along height and width
 
@@ -120,7 +121,7 @@ def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece]) -> None:
         finally:
             frames.close()
         about = {"video": str(row.video), "start": piece.start, "frames": piece.frames}
-        _save(spec, file, {LATENT: latent[0]}, {ABOUT: json.dumps(about)}, f"line {row.line}")
+        _save(spec, file, {LATENT: latent[0]}, {_ABOUT: json.dumps(about)}, f"line {row.line}")
 
 
 def _save(

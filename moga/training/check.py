@@ -22,7 +22,7 @@ from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes,
 from ..kernels import AUTO, BackendError, require
 from ..shots import ShotList
 from ..shotscript import ShotScriptError, located
-from .cache_spec import CacheError, vae_settings
+from .cache_spec import CacheError, check_multiple, vae_settings
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import LORA_TARGETS, Settings
@@ -84,7 +84,7 @@ def check(settings: Settings) -> int:
         pixels = vae.get("scale_factor_spatial", 8) * config["patch_size"][1]
         for name in ("width", "height"):
             with problems.kept():
-                _check_size(f"data.{name}", getattr(data, name), pixels)
+                check_multiple(f"data.{name}", getattr(data, name), pixels)
     if config:
         with problems.kept():
             _check_lora(settings, config["num_layers"])
@@ -193,11 +193,3 @@ def _text_width(path: Path) -> int:
     if path.is_dir():
         return folders.read_config(text_encoder_folder(path))["d_model"]
     return umt5_config(open_text_encoder(path).shapes)["d_model"]
-
-
-def _check_size(name: str, value: int, multiple: int) -> None:
-    if value % multiple:
-        near = max(multiple, round(value / multiple) * multiple)
-        raise SettingsError(
-            f"{name} is {value}; this model needs a multiple of {multiple}, such as {near}."
-        )

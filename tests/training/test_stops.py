@@ -62,23 +62,28 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
-    """The system refuses to let a file grow beyond a size: ENOSPC's sibling, EFBIG."""
-    shutil.copytree(trained / "training", project / "training")
-    folder = project / "training" / "checkpoints"
-    shutil.rmtree(folder / "01-00000006")
-    limit = (folder / "01-00000003" / "model.safetensors").stat().st_size // 2
+def refused_with_files_of_at_most(size, project):
+    """What is said when the system lets no file grow beyond a size: ENOSPC's sibling, EFBIG."""
     code = f"""
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from moga.train import main
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 sys.exit(main([{str(project / "config.toml")!r}]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 2, run.stderr
-    assert "the checkpoint of step 6 could not be written" in run.stderr
-    assert "it goes on from step 3" in run.stderr
+    return run.stderr
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    folder = project / "training" / "checkpoints"
+    shutil.rmtree(folder / "01-00000006")
+    limit = (folder / "01-00000003" / "model.safetensors").stat().st_size // 2
+    said = refused_with_files_of_at_most(limit, project)
+    assert "the checkpoint of step 6 could not be written" in said
+    assert "it goes on from step 3" in said
     assert [path.name for path in folder.iterdir()] == ["01-00000003"]
 
 
@@ -87,16 +92,9 @@ def test_a_full_disk_at_the_very_end(project, trained):
     model = project / "training" / "model.safetensors"
     limit = model.stat().st_size // 2
     model.unlink()
-    code = f"""
-import resource, sys
-from moga.train import main
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.exit(main([{str(project / "config.toml")!r}]))
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 2, run.stderr
-    assert "model.safetensors could not be written" in run.stderr
-    assert "it goes on from step 6" in run.stderr
+    said = refused_with_files_of_at_most(limit, project)
+    assert "model.safetensors could not be written" in said
+    assert "it goes on from step 6" in said
     assert not model.exists()
 
 
@@ -108,7 +106,7 @@ sys.exit(main([{str(project / "config.toml")!r}]))
             ["--model.routers", "file"],
             "model.routers is 'file', but wan.safetensors holds no routers",
         ),
-        (["--data.width", "33"], "data.width is 33; this model needs a multiple of 16"),
+        (["--data.width", "33"], "data.width is 33; give a multiple of 16, such as 32"),
         (["--data.vae", "wan.safetensors"], "is not a VAE of Wan, it looks like"),
         (["--data.text_encoder", "vae.safetensors"], "is not a UMT5 text encoder"),
         (["--model.file", "vae.safetensors"], "is not a Wan text-to-video"),
