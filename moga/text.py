@@ -8,7 +8,7 @@ Letters: B batch, L visual tokens, K text tokens, C model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,22 +24,24 @@ class Reading(NamedTuple):
     context: tuple[Span, ...]
 
 
-def shot_cross_attention(
-    forward: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    context: Tensor,
-    readings: Sequence[Reading],
-) -> Tensor:
-    """Cross-attention of x (B, L, C) to context (B, K, C), each range of x to its own text.
+def shot_parts(
+    x: Tensor, context: Tensor, readings: Sequence[Reading]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each range of x (B, L, C) with the part of context (B, K, C) that it reads.
 
-    forward: the whole cross-attention of a slice of x to a slice of the context.
-    readings: consecutive ranges that cover x.
-    Returns (B, L, C).
+    readings: consecutive ranges that cover x, so that cross-attention of the parts, one after the
+        other along L, is that of the whole.
     """
     if len(readings) == 1 and readings[0].context == ((0, context.shape[1]),):
-        return forward(x, context)
-    outs = [forward(x[:, first:last], _cut(context, spans)) for (first, last), spans in readings]
-    return torch.cat(outs, dim=1)
+        yield x, context
+        return
+    for (first, last), spans in readings:
+        yield x[:, first:last], _cut(context, spans)
+
+
+def joined(outs: Sequence[Tensor]) -> Tensor:
+    """What the parts gave, one after the other along L."""
+    return outs[0] if len(outs) == 1 else torch.cat(tuple(outs), dim=1)
 
 
 def _cut(context: Tensor, spans: tuple[Span, ...]) -> Tensor:

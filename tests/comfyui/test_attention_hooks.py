@@ -258,26 +258,6 @@ def test_attn1_patch_sees_our_output(scene, comfy):
     assert set(seen) == {(2, 75, 2, 128)} and len(seen) == 2 * 2
 
 
-def test_attention_that_is_handed_containers(scene, monkeypatch):
-    """As models of ComfyUI 0.33 and later may: q, k, v with the right to free them early."""
-    from comfy.ldm.modules import attention
-    from comfy.ldm.wan import model as wan
-
-    if not hasattr(attention, "AttentionTensorContainer"):
-        pytest.skip("this ComfyUI has no AttentionTensorContainer")
-    model = scene.apply(scene.load(), scene.routers())
-    expected = scene.sample(model)
-    real, handed = wan.optimized_attention, []
-
-    def with_containers(q, k, v, *args, **kwargs):
-        handed.append([attention.AttentionTensorContainer(t) for t in (q, k, v)])
-        return real(*handed[-1], *args, **kwargs)
-
-    monkeypatch.setattr(wan, "optimized_attention", with_containers)
-    close(scene.sample(model), expected)
-    assert handed and all(one.tensor is None for three in handed for one in three)
-
-
 def test_model_attention_backend(scene, comfy):
     if "ModelAttentionBackend" not in comfy.nodes:
         pytest.skip("this ComfyUI has no ModelAttentionBackend node")

@@ -192,28 +192,6 @@ def test_skip_layer_guidance(scene, comfy):
     assert torch.equal(guided(3.0), guided(3.0))
 
 
-@pytest.mark.parametrize("order", ["moga first", "compile first"])
-def test_torch_compile(scene, order):
-    """TorchCompileModel's own call, with the eager backend: the graph is traced, not lowered."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    shots = scene.shots()
-    positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
-    settings = {"shots": shots}
-    model = scene.load()
-    expected = scene.sample(scene.apply(model, scene.routers(), **settings), positive)
-    torch._dynamo.reset()
-    if order == "moga first":
-        compiled = scene.apply(model, scene.routers(), **settings)
-        set_torch_compile_wrapper(compiled, backend="eager")
-    else:
-        compiled = model.clone()
-        set_torch_compile_wrapper(compiled, backend="eager")
-        compiled = scene.apply(compiled, scene.routers(), **settings)
-    close(scene.sample(compiled, positive), expected)
-    close(scene.sample(compiled, positive), expected)
-
-
 def context_windows(comfy, model, length):
     """Context windows of that many frames, four of them shared between neighbours."""
     (out,) = comfy.call(

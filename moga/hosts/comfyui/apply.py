@@ -13,12 +13,13 @@ from torch import nn
 from ...checkpoint import CheckpointError
 from ...kernels import select
 from .conditioning import check_and_even
+from .errors import plainly
 from .hooks import KEY, Hooks
 from .loading import carried_routers
 from .routers import RouterSet
 from .settings import DENSE, Settings
 from .status import APPLIED
-from .wan import most_leading_frames, wan_model
+from .wan import UnsupportedModelError, most_leading_frames, wan_model
 
 _WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
 
@@ -51,7 +52,7 @@ def apply_moga(
     patched.set_injections(KEY, [hooks.injection()])
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooks.describe_call)
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, KEY, _before_sampling(hooks, most_leading_frames(dit))
+        WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(hooks, most_leading_frames(dit))
     )
     return patched
 
@@ -90,11 +91,22 @@ def _check_backend(
     select(name, probe, lse=routers.config.combine == "lse")
 
 
-def _before_sampling(hooks: Hooks, most_leading: float) -> Callable[..., torch.Tensor]:
+def _refuse_reordering(model_options: dict[str, Any]) -> None:
+    """Raise UnsupportedModelError where another pack permutes the tokens between blocks."""
+    if model_options.get("transformer_options", {}).get("sol_morton"):
+        raise UnsupportedModelError(
+            "Patch Sol-Attn has morton on, which puts the tokens into another order, while shots "
+            "and windows are runs of tokens in theirs; turn morton off, or take Apply MoGA out."
+        )
+
+
+def _around_sampling(hooks: Hooks, most_leading: float) -> Callable[..., torch.Tensor]:
+    @plainly  # whatever is raised in the steps, too
     def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
-        conds = executor.class_obj.conds
-        hooks.scheduled = check_and_even(conds, hooks.settings, frames, most_leading)
+        guider = executor.class_obj
+        _refuse_reordering(guider.model_options)
+        hooks.scheduled = check_and_even(guider.conds, hooks.settings, frames, most_leading)
         return executor(noise, *args, **kwargs)
 
     return wrapper

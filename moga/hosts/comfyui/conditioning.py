@@ -35,6 +35,23 @@ class ShotMismatchError(ValueError):
     """Shots, conditioning and latent that do not belong together; the message says what to do."""
 
 
+class _ForMoga(comfy.conds.CONDConstant):
+    """Shots in a conditioning that no Apply MoGA has taken yet.
+
+    `check_and_even` puts a plain constant in its place before the first step. Where a model without
+    Apply MoGA samples, ComfyUI calls `process_cond`, before it calls the model.
+    """
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> comfy.conds.CONDConstant:
+        raise ValueError(
+            f"the conditioning has the texts of {len(self.cond.spans)} shots, but the model that "
+            "samples it has no Apply MoGA, so every frame would read all of them; put Apply MoGA "
+            "between the model and this sampler and connect the schedule's shots to it (attention "
+            "dense needs no routers), or encode one prompt with CLIP Text Encode instead of the "
+            "Multi-Shot Prompt Schedule."
+        )
+
+
 def encode_shots(clip: Any, shots: ShotList) -> Conditioning:
     """Conditioning of a shot list: each shot's text encoded by itself, one after the other.
 
@@ -56,12 +73,11 @@ def _join(entries: tuple[list[Any], ...], shots: ShotList) -> list[Any]:
     extras = dict(entries[0][1])
     spans = tuple(pairwise(accumulate((t.shape[1] for t in tensors), initial=0)))
     text = ShotText(shots.latent_starts, shots.latent_frames, spans)
-    extras["model_conds"] = _with_text(extras, text)
+    extras["model_conds"] = _with_text(extras, _ForMoga(text))
     return [torch.cat(tensors, dim=1), extras]
 
 
-def _with_text(cond: dict[str, Any], text: ShotText) -> dict[str, Any]:
-    constant = comfy.conds.CONDConstant(text)
+def _with_text(cond: dict[str, Any], constant: comfy.conds.CONDConstant) -> dict[str, Any]:
     return {**cond.get("model_conds", {}), TEXT_CONDITION: constant}
 
 
@@ -88,9 +104,11 @@ def check_and_even(
         _check_latent(shots, frames, most_leading)
     texts = []
     for name, entries in conds.items():
-        for text in filter(None, map(shot_text, entries)):
-            _check_text(name, text, shots)
-            texts.append(text)
+        for cond in entries:
+            if (text := shot_text(cond)) is not None:
+                _check_text(name, text, shots)
+                cond["model_conds"] = _with_text(cond, comfy.conds.CONDConstant(text))
+                texts.append(text)
     if texts:
         for name, entries in conds.items():
             for cond in entries:
@@ -145,7 +163,7 @@ def _even(name: str, cond: dict[str, Any], text: ShotText) -> None:
         return
     if all(stop - start == tokens.shape[1] for start, stop in text.spans):
         cond["cross_attn"] = tokens.repeat(1, len(text.spans), 1)
-        cond["model_conds"] = _with_text(cond, text)
+        cond["model_conds"] = _with_text(cond, comfy.conds.CONDConstant(text))
     else:
         logging.info(
             "MoGA: the %s conditioning runs as a call of its own (its %d tokens are not those of "

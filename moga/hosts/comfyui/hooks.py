@@ -2,7 +2,7 @@
 
 A self-attention's own forward still does all of its work (projections with their LoRA and
 quantisation, norms, RoPE, patches, output); it is called with an attention override that lives for
-that one call and puts MoGA where dense attention would run. See architecture.md for why.
+that one call and puts MoGA where dense attention would run, so that no other node can displace it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -24,15 +25,16 @@ from ...config import MoGAConfig
 from ...kernels import select
 from ...layout import VideoLayout
 from ...routing import Routing
-from ...text import Span, shot_cross_attention
+from ...text import Span, joined, shot_parts
 from .geometry import Grid, call_grid, readings
+from .override import OVERRIDE, attention_override
 from .routers import RouterSet, RouterStack
 from .settings import Settings
 from .status import latent_summary
+from .swaps import restore, swap
 
 KEY = "moga"
 TEXT_CONDITION = "moga_shots"
-_OVERRIDE = "optimized_attention_override"
 _FORWARD = "forward"
 
 
@@ -67,8 +69,6 @@ class Hooks:
         self.scheduled: bool | None = None
         self._tell, self._told = tell, ""
         self._said: set[str] = set()
-        # Segment lengths are data: a compiled model calls the layer as it is.
-        self._attention = torch.compiler.disable(self._run)
 
     @property
     def config(self) -> MoGAConfig | None:
@@ -133,21 +133,28 @@ class Hooks:
     # --- in every block --------------------------------------------------------------------------
 
     def self_attention(
-        self, index: int, previous: Callable[..., Tensor], stack: RouterStack | None
+        self,
+        index: int,
+        module: nn.Module,
+        previous: Callable[..., Tensor],
+        stack: RouterStack | None,
     ) -> Callable[..., Tensor]:
-        """What stands in for `previous`, the forward of block `index`'s self-attention."""
+        """What stands in for `previous`, the forward of block `index`'s self-attention `module`."""
         always_dense = index in self.settings.dense_blocks
+        route = None if stack is None else torch.compiler.disable(stack.route)
 
         def forward(
             x: Tensor, freqs: Tensor, transformer_options: dict[str, Any] | None = None, **kw: Any
         ) -> Tensor:
             options = transformer_options or {}
+            outer = options.get(OVERRIDE)
             call: Call | None = options.get(KEY)
+            attend = None
             if not always_dense and call is not None and self._sparse(call, x):
-                routing = None if stack is None else stack.route(index, x)
-                override = self._override(call, routing, options.get(_OVERRIDE))
-                options = {**options, _OVERRIDE: override}
-            return previous(x, freqs, transformer_options=options, **kw)
+                routing = None if route is None else route(index, x)
+                attend = partial(self._attend, routing, call.grid.layout, outer)
+            override = attention_override(attend, x.shape[1], outer, module, self.say_once)
+            return previous(x, freqs, transformer_options={**options, OVERRIDE: override}, **kw)
 
         return forward
 
@@ -159,36 +166,20 @@ class Hooks:
             self.say_once(f"dense attention, because {reason}")
         return reason is None
 
-    def _override(
-        self, call: Call, routing: Routing | None, outer: Callable[..., Tensor] | None
-    ) -> Callable[..., Tensor]:
-        layout = call.grid.layout
-
-        def override(func: Callable[..., Tensor], q, k, v, heads: int, *args: Any, **kw: Any):
-            """q, k, v (B, L, N * D), or (B, N, L, D) with skip_reshape; returns (B, L, N * D)."""
-            headed = kw.get("skip_reshape", False)
-            tokens = q.shape[2 if headed else 1]
-            if tokens != layout.tokens or k.shape != q.shape or kw.get("mask") is not None:
-                self.say_once("dense attention, because another node changed q, k or the mask")
-                args = (q, k, v, heads, *args)
-                return func(*args, **kw) if outer is None else outer(func, *args, **kw)
-            split = _from_headed if headed else _from_flat
-            q, k, v = (split(t, heads) for t in (q, k, v))
-            out = self._attention(q, k, v, routing, layout)
-            if kw.get("skip_output_reshape", False):
-                return out.transpose(1, 2)
-            return out.flatten(2)
-
-        return override
-
-    def _run(
-        self, q: Tensor, k: Tensor, v: Tensor, routing: Routing | None, layout: VideoLayout
+    def _attend(
+        self,
+        routing: Routing | None,
+        layout: VideoLayout,
+        outer: Callable[..., Tensor] | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
     ) -> Tensor:
         config, name = self.config, self.settings.backend
         used = layer_backends(q, layout, config, name)
         _, why = select(name, q, lse=config.combine == "lse")
         said = ", ".join(f"{branch} {backend.name}" for branch, backend in used.items())
-        self.say_once(f"attention backends: {said} ({why})")
+        self.say_once(f"attention backends: {said} ({why}){_not_called(outer)}")
         return moga_attention(q, k, v, routing, layout, config, backend=name)
 
     def cross_attention(
@@ -202,12 +193,13 @@ class Hooks:
             if call is None or call.spans is None or call.grid is None:
                 return previous(x, context, *args, **kw)
             image = (kw.get("context_img_len") or 0) if reads_image else 0
-            return shot_cross_attention(
-                lambda part, text: previous(part, text, *args, **kw),
-                x,
-                context,
-                readings(call.grid, call.spans, x.shape[1], context.shape[1], image),
-            )
+            read = readings(call.grid, call.spans, x.shape[1], context.shape[1], image)
+            outs = []
+            for part, text in shot_parts(x, context, read):
+                # Called from here, not in a function of its own: so all blocks share what
+                # torch.compile makes of it.
+                outs.append(previous(part, text, *args, **kw))
+            return joined(outs)
 
         return forward
 
@@ -227,23 +219,19 @@ class Hooks:
         if self.routers is not None:
             stack = self._stack(patcher)
             for index, block in enumerate(dit.blocks):
-                previous = block.self_attn.forward
-                _swap(block.self_attn, _FORWARD, self.self_attention(index, previous, stack))
-            _swap(dit, "rope_encode", _precise(dit.rope_encode))
+                attention = block.self_attn
+                make = partial(self.self_attention, index, attention, stack=stack)
+                swap(attention, _FORWARD, make)
+            swap(dit, "rope_encode", _precise)
         for block in _blocks(dit):
-            attention, ffn = block.cross_attn, block.ffn
-            _swap(attention, _FORWARD, self.cross_attention(attention, attention.forward))
+            attention = block.cross_attn
+            swap(attention, _FORWARD, partial(self.cross_attention, attention))
             if self.settings.ffn_chunks > 1:
-                _swap(ffn, _FORWARD, _in_chunks(ffn.forward, self.settings.ffn_chunks))
+                swap(block.ffn, _FORWARD, partial(_in_chunks, chunks=self.settings.ffn_chunks))
 
     def _eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
-        dit = patcher.model.diffusion_model
-        for block in dit.blocks:
-            _restore(block.self_attn, _FORWARD)
-        for block in _blocks(dit):
-            _restore(block.cross_attn, _FORWARD)
-            _restore(block.ffn, _FORWARD)
-        _restore(dit, "rope_encode")
+        for module in patcher.model.diffusion_model.modules():
+            restore(module)
 
     def _stack(self, patcher: comfy.model_patcher.ModelPatcher) -> RouterStack | None:
         """The router weights that belong to this patcher: a clone on another GPU has its own."""
@@ -277,25 +265,12 @@ def _precise(rope_encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return encode
 
 
-def _swap(module: nn.Module, name: str, stand_in: Callable[..., Any]) -> None:
-    """Put `stand_in` over the method, remembering whether something else stood there already."""
-    stand_in._moga_covers = vars(module).get(name)
-    setattr(module, name, stand_in)
-
-
-def _restore(module: nn.Module, name: str) -> None:
-    current = vars(module).get(name)
-    if not hasattr(current, "_moga_covers"):
-        return
-    if current._moga_covers is None:
-        delattr(module, name)
-    else:
-        setattr(module, name, current._moga_covers)
-
-
-def _from_flat(t: Tensor, heads: int) -> Tensor:
-    return t.unflatten(-1, (heads, -1))
-
-
-def _from_headed(t: Tensor, heads: int) -> Tensor:
-    return t.transpose(1, 2)
+def _not_called(outer: Callable[..., Any] | None) -> str:
+    """For the line on backends: another node's override, which serves dense layers only."""
+    if outer is None:
+        return ""
+    name = getattr(outer, "__qualname__", type(outer).__qualname__).split(".")[0]
+    return (
+        f"; the attention of another node ({name} of {outer.__module__.rpartition('.')[2]}) runs "
+        "in dense layers and cross-attention only"
+    )

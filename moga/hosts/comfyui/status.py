@@ -10,7 +10,7 @@ from ...flops import ModelShape, density, expected_speedup
 from ...layout import VideoLayout
 from ...shots import ShotList
 from .settings import Settings
-from .wan import token_pixels, wan_model
+from .wan import made_for_fps, token_pixels, wan_model
 
 APPLIED = "moga_applied"
 _SIZE = (480, 832)  # pixels that the summary is given for
@@ -26,7 +26,7 @@ def summary(model: comfy.model_patcher.ModelPatcher) -> str:
     size = f"{4 * frames - 3} frames of 832x480"
     height, width = (pixels // token_pixels(dit) for pixels in _SIZE)
     layout = VideoLayout(frames, height, width, starts)
-    return f"{_attention(settings, config, dit, layout, size)}; {_texts(settings.shots, None)}"
+    return _line(settings, config, dit, layout, size, None)
 
 
 def latent_summary(
@@ -38,7 +38,19 @@ def latent_summary(
 ) -> str:
     """The same line for the tokens that are sampled, and whether they have texts of the shots."""
     size = f"{layout.tokens:,} tokens ({layout.frames} x {layout.height} x {layout.width})"
-    return f"{_attention(settings, config, dit, layout, size)}; {_texts(settings.shots, scheduled)}"
+    return _line(settings, config, dit, layout, size, scheduled)
+
+
+def _line(
+    settings: Settings,
+    config: MoGAConfig | None,
+    dit: nn.Module,
+    layout: VideoLayout,
+    size: str,
+    scheduled: bool | None,
+) -> str:
+    attention = _attention(settings, config, dit, layout, size)
+    return f"{attention}; {_texts(settings.shots, scheduled)}{_pace(settings.shots, dit)}"
 
 
 def _attention(
@@ -61,6 +73,15 @@ def _texts(shots: ShotList | None, scheduled: bool | None) -> str:
         return "one shot"
     reading = {None: "", True: " read their own text", False: " read the whole prompt"}
     return f"{len(shots.shots)} shots{reading[scheduled]}"
+
+
+def _pace(shots: ShotList | None, dit: nn.Module) -> str:
+    fps = made_for_fps(dit)
+    if shots is None or fps is None or shots.fps == fps:
+        return ""
+    return (
+        f"; set fps to {fps}: this model was made for it, and the shots are at {float(shots.fps):g}"
+    )
 
 
 def show_on_node(node_id: str | None, line: str) -> None:

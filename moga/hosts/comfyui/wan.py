@@ -15,6 +15,7 @@ _REFUSED = {
     "CausalWanModel": "a causal (autoregressive) Wan",
 }
 _WIDE = 48  # latent channels of Wan 2.2 5B
+_WIDE_FPS = 24
 # Variants whose latents may begin with reference frames, and with how many.
 _LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
 # Variants that put a reference video in front themselves, as frames of the grid.
@@ -48,6 +49,14 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
 def token_pixels(dit: nn.Module) -> int:
     """Pixels of a token, along height and width: Wan 2.2 5B's VAE halves them once more."""
     return (16 if dit.out_dim == _WIDE else 8) * dit.patch_size[1]
+
+
+def made_for_fps(dit: nn.Module) -> int | None:
+    """The frame rate that a model was trained at where it can have no other; None for the rest.
+
+    Wan 2.2 5B. The 14B and 1.3B models were trained at 16, and MoGA checkpoints may be at 24.
+    """
+    return _WIDE_FPS if dit.out_dim == _WIDE else None
 
 
 def most_leading_frames(dit: nn.Module) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...attention import moga_attention
 from ...config import MoGAConfig
 from ...routing import Routing
-from ...text import shot_cross_attention
+from ...text import joined, shot_parts
 from .calls import Call, ShotText
 
 
@@ -101,7 +101,8 @@ class ShotCrossAttention(_Covering):
 
         if not isinstance(encoder_hidden_states, ShotText):
             return plain(hidden_states, encoder_hidden_states)
-        return shot_cross_attention(plain, hidden_states, *encoder_hidden_states)
+        parts = shot_parts(hidden_states, *encoder_hidden_states)
+        return joined([plain(part, text) for part, text in parts])
 
 
 def call_of(rotary_emb: tuple[Any, ...] | None) -> Call | None:

@@ -1,4 +1,4 @@
-"""Starts one ComfyUI inside this process, on the CPU, without its web server.
+"""Starts one ComfyUI inside this process, without its web server.
 
 A process can hold one ComfyUI only: it takes over ``sys.path``, reads ``sys.argv`` at import and
 its modules have names like ``nodes`` and ``utils``.
@@ -6,6 +6,7 @@ its modules have names like ``nodes`` and ``utils``.
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -76,15 +77,16 @@ class Server:
         """Sends to nobody."""
 
 
-def boot(root: Path, base: Path, pack: Path) -> ComfyUI:
+def boot(root: Path, base: Path, pack: Path, arguments: Sequence[str] = ("--cpu",)) -> ComfyUI:
     """Boot the ComfyUI in ``root`` with the custom nodes in ``pack``, all that is optional hidden.
 
     ``base`` is an empty folder for all that it reads and writes: models, input, output, temp.
+    ``arguments`` are ComfyUI's own.
     """
     if "comfy" in sys.modules:
         raise RuntimeError("a ComfyUI was booted in this process before")
     sys.path.insert(0, str(root))
-    argv, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+    argv, sys.argv = sys.argv, ["main.py", *arguments, "--base-directory", str(base)]
     try:
         import comfy.options
 
