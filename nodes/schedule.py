@@ -54,6 +54,8 @@ class MoGAShotSchedule(io.ComfyNode):
                     "makes the latent.",
                 ),
             ],
+            # For its picture: only of output nodes does a page hear again what it has not run.
+            is_output_node=True,
         )
 
     @classmethod
