@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from moga.lookalikes import misread
 from moga.shots import ShotList, ShotScriptError
 
+HELP = Path(__file__).resolve().parents[1] / "web" / "docs" / "MoGAShotSchedule.md"
 ECHOSHOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "echoshot_eval_en.json"
 
 
@@ -195,6 +196,33 @@ def test_real_captions_in_any_lines_come_back(echoshot, data):
     shots = ShotList.parse(f"global: {lines}\n[4s] {lines}\n[2s]\n{lines}", 16)
     assert shots.global_caption == caption
     assert [shot.caption for shot in shots.shots] == [caption] * 2
+
+
+# --- the help page -------------------------------------------------------------------------------
+
+
+def table(head: str) -> list[list[list[str]]]:
+    """The texts in backticks of a table on the help page, by row and column."""
+    _, _, rows = HELP.read_text(encoding="utf-8").partition(head)
+    lines = rows.partition("\n\n")[0].splitlines()[2:]
+    return [[re.findall(r"`(.+?)`", cell) for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_the_help_page_says_what_is_refused():
+    for _, refused, captions in table("| | Refused | Captions |"):
+        assert refused and captions
+        for line in refused:
+            assert refusal(f"[4s] a\n{line}").startswith("script line 2: ")
+        for line in captions:
+            assert ShotList.parse(f"[4s] a\n{line}", 16).texts == (f"a {line}",)
+
+
+def test_the_help_page_says_what_a_length_may_be():
+    rows = table("| You write | It means |")
+    for spellings, _ in rows:
+        for spelling in spellings:
+            assert ShotList.parse(f"{spelling} a", 16).texts == ("a",)
+    assert len(rows) == 4
 
 
 # --- advice --------------------------------------------------------------------------------------
