@@ -20,18 +20,32 @@ class Chapter:
     title: str
 
 
+# QuickTime's chapters, which mp4 and mov have, count the bytes of a title in 16 bits.
+_TITLE_BYTES = 2**16 - 1
+
+
 def ffmetadata(tags: Mapping[str, str], chapters: Iterable[Chapter], rate: Fraction) -> str:
-    """Tags and chapters in the text form that ffmpeg reads (its manual's chapter "Metadata")."""
-    lines = [";FFMETADATA1", *(f"{_escape(key)}={_escape(value)}" for key, value in tags.items())]
+    """Tags and chapters in the text form that ffmpeg reads (its manual's chapter "Metadata").
+
+    Titles are cut where an mp4 could not hold them. CR is left out, and NUL, which ends a line.
+    """
+    lines = [";FFMETADATA1", *(_assign(key, value) for key, value in tags.items())]
     for chapter in chapters:
+        title = chapter.title.encode("utf-8")[:_TITLE_BYTES].decode("utf-8", "ignore")
         lines += [
             "[CHAPTER]",
             f"TIMEBASE={rate.denominator}/{rate.numerator}",
             f"START={chapter.start}",
             f"END={chapter.start + chapter.frames}",
-            f"title={_escape(chapter.title)}",
+            _assign("title", title),
         ]
     return "\n".join([*lines, ""])
+
+
+def _assign(key: str, value: str) -> str:
+    # ffmpeg takes a line to go on after any backslash, be it an escaped one that ends the value:
+    # "title=a\\" would swallow the next line. A NUL ends a line whatever stands before it.
+    return f"{_escape(key)}={_escape(value)}\0"
 
 
 def _escape(text: str) -> str:

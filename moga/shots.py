@@ -17,7 +17,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .shotscript import ShotScriptError, located, one_line, read_script, shorten, show
+from .shotscript import (
+    ShotScriptError,
+    located,
+    one_line,
+    read_script,
+    refuse_durations,
+    shorten,
+    show,
+)
 
 __all__ = ["DEFAULT_SCRIPT", "TEMPORAL_STRIDE", "Shot", "ShotList", "ShotScriptError"]
 
@@ -41,7 +49,8 @@ _COLUMNS = ("shot", "asked", "frames", "seconds", "latent", "start", "caption")
 class Shot:
     """One shot as asked for: a caption, and exactly one of ``seconds`` and ``frames``.
 
-    ``caption`` may not be blank; its line breaks become spaces, all else is kept. ``seconds`` may
+    ``caption`` may not be blank, nor hold what opens a shot in a script, such as ``[4s]``; its line
+    breaks become spaces, all else is kept. ``seconds`` may
     be given as int, float, Decimal or Fraction and is stored exactly: a float means the decimal it
     prints as, and a fraction that no decimal expresses is refused, because no script could say it.
     ``frames`` is a whole number. Raises `ShotScriptError`.
@@ -252,7 +261,10 @@ def _text(value: object, name: str) -> str:
         raise ShotScriptError(
             f"{name} holds half a character ({half}), which no text encoder can read; remove it."
         ) from None
-    return one_line(value)
+    text = one_line(value)
+    with located(name):
+        refuse_durations(text)
+    return text
 
 
 def _amount(value: Any, name: str) -> Decimal:

@@ -17,21 +17,16 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-_UNITS = {
-    "s": "seconds",
-    "sec": "seconds",
-    "seconds": "seconds",
-    "f": "frames",
-    "frames": "frames",
-}
+from .durations import DurationError, find_duration, read_duration
+from .lookalikes import SETTINGS, misread
 
 # Only these end a line: U+2028 and its like, at which str.splitlines would cut, are caption text.
 _LINE_END = re.compile(r"\r\n?|\n")
 _LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')
 _COMMENT = re.compile(r"#(\s|$)")
-_DIRECTIVE = re.compile(r"(\w[\w-]*)\s*:")
-_LOOKS_LIKE_NUMBER = re.compile(r"[-+\u2212]|\.?\d")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([^\W\d_]*)")
+_DIRECTIVE = re.compile(r"(\w[\w-]*)\s*[:：]")
+_OPENING, _CLOSING = "[［【", re.compile("[\\]］】]")
+_LOOKS_LIKE_NUMBER = re.compile(r"[-+\u2212~\u2248]?\s*[.,]?\d")
 
 
 class ShotScriptError(ValueError):
@@ -134,8 +129,11 @@ def _blocks(text: str) -> list[_Block]:
             continue
         with located(f"script line {number}"):
             block = _open_shot(number, line) or _open_global(number, line, blocks)
+            refuse_durations(block.lines[0] if block else line)
             if block:
                 blocks.append(block)
+            elif mistake := misread(line):
+                raise ShotScriptError(f"{show(mistake[0])} {mistake[1]}")
             elif blocks:
                 blocks[-1].lines.append(line)
             else:
@@ -143,36 +141,27 @@ def _blocks(text: str) -> list[_Block]:
     return blocks
 
 
+def refuse_durations(text: str) -> None:
+    """Raise `ShotScriptError` for caption text that holds what opens a shot, such as ``[4s]``."""
+    if found := find_duration(text):
+        raise ShotScriptError(
+            f"{show(found)} opens a shot only where a line begins; begin a line with it, or leave "
+            "its brackets out."
+        )
+
+
 def _open_shot(number: int, line: str) -> _Block | None:
     """The shot that ``line`` opens; None unless the line begins with a bracket and a number."""
-    if not line.startswith("["):
+    if line[0] not in _OPENING or not _LOOKS_LIKE_NUMBER.match(line[1:].lstrip()):
         return None
-    inside, closed, caption = line[1:].partition("]")
-    inside = inside.strip()
-    if not _LOOKS_LIKE_NUMBER.match(inside):
-        return None
-    if not closed:
+    closing = _CLOSING.search(line)
+    if not closing:
         raise ShotScriptError(f"{show(line)} has no closing bracket; write [4s] or [97f].")
-    return _Block(number, _duration(inside, f"[{inside}]"), [caption])
-
-
-def _duration(inside: str, bracket: str) -> dict[str, Decimal]:
-    """``4s`` as ``{"seconds": Decimal(4)}``, ``97f`` as ``{"frames": Decimal(97)}``."""
-    match = _DURATION.fullmatch(inside)
-    if not match:
-        problem = "has a sign" if inside[0] in "-+\u2212" else "is not a duration"
-        raise ShotScriptError(
-            f"{show(bracket)} {problem}; write a plain number above 0 with s or f, "
-            "such as [2.5s] or [97f]."
-        )
-    amount, unit = match.groups()
-    if unit.lower() in _UNITS:
-        return {_UNITS[unit.lower()]: Decimal(amount)}
-    problem = f"has an unknown unit {show(unit)}" if unit else "has no unit"
-    amount = shorten(amount, 20)
-    raise ShotScriptError(
-        f"{show(bracket)} {problem}; write [{amount}s] for seconds or [{amount}f] for frames."
-    )
+    inside = line[1 : closing.start()].strip()
+    try:
+        return _Block(number, read_duration(inside), [line[closing.end() :]])
+    except DurationError as error:
+        raise ShotScriptError(f"{show(f'[{inside}]')} {error}") from None
 
 
 def _open_global(number: int, line: str, blocks: list[_Block]) -> _Block | None:
@@ -277,10 +266,16 @@ def _fields(pairs: Iterable[tuple[str, Any]], known: tuple[str, ...]) -> dict[st
     fields: dict[str, Any] = {}
     for key, value in pairs:
         if key not in known:
-            near = difflib.get_close_matches(key[:40].lower(), known, n=1)
-            fix = f"did you mean {show(near[0])}?" if near else f"use {', '.join(known)}."
-            raise ShotScriptError(f"unknown key {show(key)}; {fix}")
+            raise ShotScriptError(f"unknown key {show(key)}; {_key_fix(key, known)}")
         if key in fields:
             raise ShotScriptError(f"key {show(key)} stands twice; keep one.")
         fields[key] = value
     return fields
+
+
+def _key_fix(key: str, known: tuple[str, ...]) -> str:
+    for setting in SETTINGS:
+        if setting.is_key(key):
+            return setting.json_fix or setting.fix
+    near = difflib.get_close_matches(key[:40].lower(), known, n=1)
+    return f"did you mean {show(near[0])}?" if near else f"use {', '.join(known)}."

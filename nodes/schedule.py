@@ -13,6 +13,7 @@ from .types import MogaShots
 from .words import plainly
 
 _FASTEST = 120.0  # frames per second
+_PICTURE_WIDTH = 1280  # pixels: twice the node's in the shipped workflows, to be sharp close up
 
 
 class MoGAShotSchedule(io.ComfyNode):
@@ -54,6 +55,8 @@ class MoGAShotSchedule(io.ComfyNode):
                     "makes the latent.",
                 ),
             ],
+            # For its picture: only of output nodes does a page hear again what it has not run.
+            is_output_node=True,
         )
 
     @classmethod
@@ -82,5 +85,5 @@ def _preview(shots: ShotList) -> ui.SavedImages:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     name = f"moga_timeline_{uuid.uuid4().hex}.png"
-    draw_timeline(shots).save(folder / name)
+    draw_timeline(shots, _PICTURE_WIDTH).save(folder / name)
     return ui.SavedImages([ui.SavedResult(name, "", io.FolderType.temp)])

@@ -9,6 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from moga import formats
 from moga.audio import Audio
@@ -110,6 +112,41 @@ def test_tags_chapters_and_sound(tmp_path, name):
         assert abs(end - Fraction(chapter.start + chapter.frames, 16)) < 0.002
     length = heard.shape[1] / (1 if stream.codec_context.format.is_planar else 2)
     assert abs(length / 48000 - 9 / 16) < 0.05
+
+
+CAPTIONS = st.lists(
+    st.sampled_from(["\\", "=", ";", "#", "[CHAPTER]", "\\n", "\t", "\0", "你好", "🙂", " "])
+    | st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=5),
+    max_size=6,
+).map("".join).filter(lambda text: text.strip())  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", [h264(), prores(), ffv1()], ids=["mp4", "mov", "mkv"])
+@settings(max_examples=15)
+@given(titles=st.lists(CAPTIONS, min_size=1, max_size=20), tag=CAPTIONS)
+@example(titles=["a\\", "b", "\\\\", "\\=", "c\\"], tag="t\\")
+@example(titles=["x" * 65_535, "y"], tag="t")
+@example(titles=["[CHAPTER]", ";FFMETADATA1", "#", "title=a"], tag="[CHAPTER]")
+def test_every_chapter_has_its_title(tmp_path_factory, encoder, titles, tag):
+    path = tmp_path_factory.mktemp("chapters") / f"a{encoder.extension}"
+    chapters = [Chapter(i, 1, title) for i, title in enumerate(titles)]
+    tags = {"workflow": tag, "prompt": "{}"}
+    write(path, pictures(len(titles), 16, 16), encoder, tags=tags, chapters=chapters)
+    with av.open(str(path)) as container:
+        found = [chapter["metadata"].get("title", "") for chapter in container.chapters()]
+        read = {key.lower(): value for key, value in container.metadata.items()}
+    assert found == [title.replace("\0", "") for title in titles]
+    assert (read.get("workflow", ""), read["prompt"]) == (tag.replace("\0", ""), "{}")
+
+
+@pytest.mark.parametrize("encoder", [h264(), ffv1()], ids=["mp4", "mkv"])
+def test_a_title_too_long_for_an_mp4_is_cut_between_characters(tmp_path, encoder):
+    path = tmp_path / f"a{encoder.extension}"
+    chapters = [Chapter(0, 1, "你" * 30_000), Chapter(1, 1, "b")]
+    write(path, pictures(2, 16, 16), encoder, chapters=chapters)
+    with av.open(str(path)) as container:
+        titles = [chapter["metadata"]["title"] for chapter in container.chapters()]
+    assert titles == ["你" * (65_535 // 3), "b"]
 
 
 @pytest.mark.parametrize("encoder", [h264(), prores()], ids=["mp4", "mov"])

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from moga.durations import find_duration
 from moga.shots import DEFAULT_SCRIPT, Shot, ShotList, ShotScriptError
 
 ECHOSHOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "echoshot_eval_en.json"
@@ -29,13 +30,14 @@ TRAPS = st.sampled_from([
 ])
 # fmt: on
 JUNK = st.lists(TRAPS | st.text(max_size=8), max_size=8).map("".join)
-CAPTIONS = JUNK.filter(lambda text: bool(text.strip()))
+TEXTS = JUNK.filter(lambda text: not find_duration(text))
+CAPTIONS = TEXTS.filter(lambda text: bool(text.strip()))
 
 SECONDS = st.decimals(min_value="0.001", max_value=600, places=3).map(Fraction)
 FRAMES = st.integers(1, 2000)
 SHOTS = st.builds(Shot, CAPTIONS, seconds=SECONDS) | st.builds(Shot, CAPTIONS, frames=FRAMES)
 FPS = st.sampled_from([8, 12.5, 16, 23.976, "24000/1001", "24", Fraction(30000, 1001), 60])
-SHOT_LISTS = st.builds(ShotList, st.lists(SHOTS, min_size=1, max_size=12), FPS, JUNK)
+SHOT_LISTS = st.builds(ShotList, st.lists(SHOTS, min_size=1, max_size=12), FPS, TEXTS)
 
 
 def message(text: str, fps: object = 16) -> str:
@@ -77,6 +79,9 @@ SCRIPTS = st.builds(str.__add__, OPENINGS, st.lists(LINES).map("\n".join))
 @example('[{"caption": "a", "seconds": 1e-999999999}]')
 @example('[{"caption": "a", "seconds": 99e99999999999999999999}]')
 @example("[4s" + " " * 100_000)
+@example("[4s] a\n" + "*" * 100_000 + "negative")
+@example("[4s] a\nsize" + "'" * 100_000 + "x")
+@example("[4s] a\n4s" + " " * 100_000 + "x")
 @example("[4s] a\ud800")
 def test_any_text_parses_or_is_refused_in_words(text):
     try:
@@ -188,16 +193,36 @@ def test_table_shows_asked_and_made():
 
 
 @pytest.mark.parametrize(
-    "bracket",
-    ["[4s]", "[ 4 S ]", "[4 sec]", "[4seconds]", "[4.0s]", "[004s]", "\t[\t4\xa0s]", "[４s]"],
+    ("inside", "seconds"),
+    [
+        *(
+            (text, "4")
+            for text in (
+                *("4s", " 4 S ", "4 sec", "4secs", "4sec.", "4 second", "4seconds", "4 Seconds."),
+                *("4.0s", "4,0s", "004s", "\t4\xa0s", "４s", "4秒", '4"', "4000 ms", "4000ms"),
+            )
+        ),
+        *((text, "60") for text in ("1m", "1 M", "1 min", "1 min.", "1 minute", "1mins", "60s")),
+        *((text, "90") for text in ("1m30s", "1 min 30 sec.", "1M 30S", "1.5 minutes", "1,5m")),
+        *((text, "0.5") for text in (".5s", "0.5s", "0,5s", "500ms", "500 milliseconds")),
+        ("2 seconds.", "2"),
+        ("2,5s", "2.5"),
+        ("0,125s", "0.125"),
+        ("1m2.5s", "62.5"),
+        ("1s1ms", "1.001"),
+        (f"0.{'0' * 30}1m", f"0.{'0' * 29}6"),
+    ],
 )
-def test_spellings_of_a_duration(bracket):
-    assert ShotList.parse(f"{bracket} a", 16).shots == (Shot("a", seconds=Fraction(4)),)
+@pytest.mark.parametrize("brackets", ["[]", "［］", "【】"])
+def test_spellings_of_seconds(inside, seconds, brackets):
+    shots = ShotList.parse(f"{brackets[0]}{inside}{brackets[1]} a", 16)
+    assert shots.shots == (Shot("a", seconds=Decimal(seconds)),)
+    assert ShotList.parse(shots.to_text(), 16) == ShotList.parse(shots.to_json(), 16) == shots
 
 
-def test_spellings_of_short_and_counted_durations():
-    shots = ShotList.parse("[.5s]a\n[97 FRAMES]b\n[97f] c", 16).shots
-    assert shots == (Shot("a", seconds=0.5), Shot("b", frames=97), Shot("c", frames=97))
+@pytest.mark.parametrize("inside", ["97f", "97 FRAMES", "97 frame", "97fr.", "097 f", "97帧"])
+def test_spellings_of_frames(inside):
+    assert ShotList.parse(f"[{inside}]a", 16).shots == (Shot("a", frames=97),)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -225,7 +250,9 @@ def test_lines_comments_and_blanks(end, bom):
         "[wide] shot",
         "# 1",
         "global: x",
-        "[4s] x",
+        "negative: x",
+        "Shot 2: x",
+        "[4] x",
         "style: y",
     ],
 )
@@ -268,12 +295,52 @@ def test_echoshot_prompts():
 
 NO_SHOTS = "script has no shots; add a line such as: [4s] Wide shot. She crosses the street."
 PLAIN = "write a plain number above 0 with s or f, such as [2.5s] or [97f]."
+LASTS = "write how long the shot lasts, such as"
+LABEL = (
+    "begins no shot, a length in brackets does; write [4s] or [97f] in its place, or # and a space "
+    "in front of it to make a comment."
+)
+INSIDE = "opens a shot only where a line begins; begin a line with it, or leave its brackets out."
+NEGATIVE = (
+    "in ComfyUI connect a CLIP Text Encode to the sampler's negative, on the command line give "
+    "--negative."
+)
 EARLY = (
     "stands before the first shot; begin the line with a duration such as [4s], "
     "or with global: for text that every shot shares."
 )
 
 BAD_TEXT = {
+    "global: A woman.\nnegative: blurry\n[5f] x": (
+        f'script line 2: "negative:" is not part of a script; {NEGATIVE}'
+    ),
+    "[5f] x\n\nNegative Prompt： blurry": (
+        f'script line 3: "Negative Prompt:" is not part of a script; {NEGATIVE}'
+    ),
+    "Seed: 5\n[5f] x": 'script line 1: "Seed:" is not part of a script; set it on the sampler.',
+    "[5f] x\nfps: 24": 'script line 2: "fps:" is not part of a script; set fps beside the script.',
+    "[5f] x\n- size: 832x480": (
+        'script line 2: "size:" is not part of a script; set it on the node that makes the latent, '
+        "on the command line give --size."
+    ),
+    "duration: 4": (
+        'script line 1: "duration:" is not part of a script; write the length of each shot in '
+        "brackets before its text, such as [4s] or [97f]."
+    ),
+    "**Global:** a\n[5f] x": (
+        'script line 1: "Global:" is not part of a script; begin the line with global: and its '
+        "text."
+    ),
+    "global: a\n[2s] b\nShot 2: c": f'script line 3: "Shot 2" {LABEL}',
+    "[2s] b\n\n2) c": f'script line 3: "2" {LABEL}',
+    "[2s] b\n(4s) c": (
+        f'script line 2: "4s)" stands without square brackets; {LASTS} [4s] or [97f].'
+    ),
+    "[2s] b\nc. [4s] d": f'script line 2: "[4s]" {INSIDE}',
+    "[2s] b [4s] d": f'script line 1: "[4s]" {INSIDE}',
+    "[2s] b\n- [4s] d": f'script line 2: "[4s]" {INSIDE}',
+    "[2s] b\nShot 2 (wide) [4s] d": f'script line 2: "[4s]" {INSIDE}',
+    "[2s] b [4\ns] d": f'script line 1: caption: "[4 s]" {INSIDE}',
     "": NO_SHOTS,
     " \r\n\t": NO_SHOTS,
     "# only\n#\n": NO_SHOTS,
@@ -298,15 +365,27 @@ BAD_TEXT = {
     "[4s] a\r\nb\r\n[4] c": (
         'script line 3: "[4]" has no unit; write [4s] for seconds or [4f] for frames.'
     ),
-    "[4s] a\r[4 min] b": (
-        'script line 2: "[4 min]" has an unknown unit "min"; '
-        "write [4s] for seconds or [4f] for frames."
+    "[4s] a\r[4 hours] b": (
+        'script line 2: "[4 hours]" has an unknown unit "hours"; '
+        "use s, ms, min or f, such as [2.5s] or [97f]."
     ),
-    "[.5] a": 'script line 1: "[.5]" has no unit; write [.5s] for seconds or [.5f] for frames.',
+    "[.5] a": 'script line 1: "[.5]" has no unit; write [0.5s] for seconds.',
+    "[0] a": f'script line 1: "[0]" has no unit; {PLAIN}',
+    "[0-4s] a": f'script line 1: "[0-4s]" is a span of time; {LASTS} [4s].',
+    "[4 – 6.5 sec] a": f'script line 1: "[4 – 6.5 sec]" is a span of time; {LASTS} [2.5s].',
+    "[0:58-1:02] a": f'script line 1: "[0:58-1:02]" is a span of time; {LASTS} [4s].',
+    "[0-97f] a": f'script line 1: "[0-97f]" is a span of time; {LASTS} [4s].',
+    "[1:30] a": f'script line 1: "[1:30]" is a time; {LASTS} [90s].',
+    "[0:00] a": f'script line 1: "[0:00]" is a time; {LASTS} [4s].',
+    "[1,500ms] a": f'script line 1: "[1,500ms]" has a comma that may mean two things; {PLAIN}',
+    "[1,500f] a": f'script line 1: "[1,500f]" has a comma that may mean two things; {PLAIN}',
+    "[4s 10f] a": f'script line 1: "[4s 10f]" is not a duration; {PLAIN}',
+    "[1m.30s] a": f'script line 1: "[1m.30s]" is not a duration; {PLAIN}',
+    "[30s 1m] a": f'script line 1: "[30s 1m]" is not a duration; {PLAIN}',
+    "[~4s] a": f'script line 1: "[~4s]" has a sign; {PLAIN}',
     "[-1s] a": f'script line 1: "[-1s]" has a sign; {PLAIN}',
     "[ +4s ] a": f'script line 1: "[+4s]" has a sign; {PLAIN}',
     "[1e3s] a": f'script line 1: "[1e3s]" is not a duration; {PLAIN}',
-    "[2,5s] a": f'script line 1: "[2,5s]" is not a duration; {PLAIN}',
     "[4s Wide": 'script line 1: "[4s Wide" has no closing bracket; write [4s] or [97f].',
     "[0s] a": "script line 1: seconds is 0; give a number above 0.",
     "[4s] a\n[0.0s] b": "script line 2: seconds is 0.0; give a number above 0.",
@@ -345,6 +424,17 @@ BAD_JSON = {
     '{"shots": {"a": 1}}': "script: shots is an object; give a list of shots.",
     '{"shots": 5}': "script: shots is 5; give a list of shots.",
     '{"shots": [], "shots": []}': 'script: key "shots" stands twice; keep one.',
+    '{"negative": "a", "shots": []}': f'script: unknown key "negative"; {NEGATIVE}',
+    '{"Seed": 5, "shots": []}': 'script: unknown key "Seed"; set it on the sampler.',
+    '{"Global": "a"}': 'script: unknown key "Global"; write "global".',
+    '[{"caption": "a", "duration": 4}]': (
+        'script shot 1: unknown key "duration"; give each shot seconds or frames.'
+    ),
+    '{"seconds": 4}': 'script: unknown key "seconds"; give each shot seconds or frames.',
+    '[{"caption": "a", "seconds": 4, "negative_prompt": "b"}]': (
+        f'script shot 1: unknown key "negative_prompt"; {NEGATIVE}'
+    ),
+    '[{"caption": "a [4s] b", "seconds": 4}]': f'script shot 1: caption: "[4s]" {INSIDE}',
     '[{"captoin": "a"}]': 'script shot 1: unknown key "captoin"; did you mean "caption"?',
     '[{"zzz": "a"}]': 'script shot 1: unknown key "zzz"; use caption, seconds, frames.',
     '[{"caption": "a", "caption": "b", "seconds": 4}]': (
@@ -442,7 +532,7 @@ def test_seconds_that_no_script_can_say(seconds):
 # --- the picture; more in test_timeline.py --------------------------------------------------------
 
 
-@given(JUNK, st.integers(320, 400))
+@given(TEXTS, st.integers(320, 400))
 def test_timeline_draws_any_caption(caption, width):
     pytest.importorskip("PIL")
     from moga.timeline import draw_timeline

@@ -1,32 +1,78 @@
 """The picture of a shot list."""
 
+import json
+from functools import partial
+from itertools import groupby, pairwise
+from pathlib import Path
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 pytest.importorskip("PIL")
 
-from PIL import ImageFont
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
 
-from moga import timeline
+from moga import pen, timeline
 from moga.shots import Shot, ShotList
 from moga.timeline import draw_timeline
 
+WORKFLOWS = sorted((Path(__file__).resolve().parents[1] / "workflows").glob("*.json"))
+CAPTIONS = [
+    "Wide shot. She crosses the street.",
+    "你好，世界",
+    "👩‍👩‍👧 e\u0301 \u2028\x1b\U0010ffff",
+    "مرحبا",
+]
+
+
+def shot_list(count):
+    shots = (Shot(CAPTIONS[i % 4], frames=1 + 37 * i * i % 200) for i in range(count))
+    return ShotList(tuple(shots), 16, "g")
+
+
+def distance(one, other):
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def rows(count, image):
+    """The height of each row of the table but the last, by the coloured fields they begin with."""
+    scale = image.width / timeline._Layout(count).width
+    colours = [ImageColor.getrgb(colour) for colour in timeline._COLOURS]
+    column = [image.getpixel((round(39 * scale), y)) for y in range(image.height)]
+    tops, y = [], 0
+    for coloured, run in groupby(min(map(partial(distance, a), colours)) < 40 for a in column):
+        length = len(list(run))
+        if coloured and abs(length - 28 * scale) < 5:  # not the bar
+            tops.append(y)
+        y += length
+    return [below - top for top, below in pairwise(tops)]
+
 
 @pytest.mark.parametrize("width", [320, 960])
-@pytest.mark.parametrize("count", [1, 2, 8, 12, 13, 300])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 24, 25, 300])
 def test_timeline(count, width):
-    captions = [
-        "Wide shot. She crosses the street.",
-        "你好，世界",
-        "👩‍👩‍👧 e\u0301 \u2028\x1b\U0010ffff",
-        "مرحبا",
-    ]
-    shots = ShotList(
-        tuple(Shot(captions[i % 4], frames=1 + 37 * i * i % 200) for i in range(count)), 16, "g"
-    )
-    image = draw_timeline(shots, width)
+    image = draw_timeline(shot_list(count), width)
     assert image.mode == "RGB" and image.width == width
-    rows = min(count, 12) + (count > 12)
-    assert image.height == round((356 + 42 * (1 + rows)) * width / 960)
+    assert image.width >= 1.39 * image.height
+
+
+@pytest.mark.parametrize("count", [2, 8, 9, 20, 24, 25, 60])
+def test_up_to_24_shots_are_listed(count):
+    assert len(rows(count, draw_timeline(shot_list(count), 1280))) == min(count, 24) - 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("count", [3, 8, 9, 14, 20])
+def test_rows_can_be_read_at_the_size_of_the_shipped_node(count, path):
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    ((width, height),) = (n["size"] for n in nodes if n["type"] == "MoGAShotSchedule")
+    # As ComfyUI's page lays it out: 220 at least, and half of what script and picture can share.
+    room = 220 + (height - 430) / 2
+    image = draw_timeline(shot_list(count), 1280)
+    shown = min(width / image.width, room / image.height)
+    # In pixels; the page writes the lines of a script 13 apart.
+    assert min(rows(count, image)) * shown >= 15
 
 
 def test_timeline_bar_is_in_proportion():
@@ -50,7 +96,7 @@ def test_timeline_without_freetype(monkeypatch):
     def truetype(*_):
         raise ImportError("no FreeType")
 
-    caches = (timeline._own_font, timeline._more_fonts, timeline._glyph)
+    caches = (pen.own_font, pen._more_fonts, pen._glyph)
     monkeypatch.setattr(ImageFont, "load_default", load_default)
     monkeypatch.setattr(ImageFont, "truetype", truetype)
     try:
@@ -60,3 +106,42 @@ def test_timeline_without_freetype(monkeypatch):
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+FONTS = st.sampled_from([26, 13])
+TEXTS = st.lists(
+    st.sampled_from(["🙂", "👩‍👩‍👧", "1️⃣", "é", "你好", "—", "“", "→", "\U0010ffff", "\u0378", "a "])
+    | st.text(max_size=6)
+).map("".join)  # fmt: skip
+
+
+@given(TEXTS, FONTS)
+@example("你好，世界 🙂 e\u0301", 26)
+def test_no_character_is_drawn_as_an_empty_box(text, pixels):
+    for font, run in pen._runs(text, pixels):
+        assert all(char == " " or pen._covers(font, char) for char in run)
+
+
+@pytest.fixture
+def no_more_fonts(monkeypatch):
+    """Pillow's own font alone, which has ASCII and little else."""
+    monkeypatch.setattr(pen, "_more_fonts", lambda pixels: ())
+    pen._glyph.cache_clear()
+    yield
+    pen._glyph.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("The waiter 🙂 pours 👩‍👩‍👧 coffee 🇫🇷.", "The waiter pours coffee ."),
+        ("café — neon 招牌", "cafe - neon ··"),
+        ("你好，世界", "··,··"),
+        ("ｗｉｄｅ １", "wide 1"),
+    ],
+)
+def test_characters_without_a_font_are_left_out_or_plain(no_more_fonts, text, plain):
+    image = Image.new("RGB", (8, 8))
+    assert pen.Pen(ImageDraw.Draw(image), 1).line_of(text, 26) == plain
+    drawn, expected = (draw_timeline(ShotList.parse(f"[4s] {t}", 16)) for t in (text, plain))
+    assert ImageChops.difference(drawn, expected).getbbox() is None

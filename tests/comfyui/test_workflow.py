@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_every_workflow_shows_a_picture_and_says_what_it_needs(workflow, request
         if isinstance(value, str) and value.endswith(".safetensors") and "moga" not in value
     ]
     assert files and all(Path(file).stem in note["widgets_values"][0] for file in files)
+
+
+def test_no_node_lies_on_another(workflow):
+    title = 30
+    boxes = [
+        (x, y - title, x + width, y + height)
+        for (x, y), (width, height) in ((node["pos"], node["size"]) for node in workflow["nodes"])
+    ]
+    for one, other in combinations(boxes, 2):
+        apart = (a >= b for a, b in zip(one[:2] + other[:2], other[2:] + one[2:], strict=True))
+        assert any(apart), (one, other)
 
 
 def test_a_bad_script_is_refused_before_anything_runs(comfy_with_models, workflow):

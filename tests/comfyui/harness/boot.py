@@ -64,14 +64,21 @@ EXTRAS = (
 
 
 class Server:
-    """The end of ComfyUI's web server that nodes and executor see, with nobody connected."""
+    """The end of ComfyUI's web server that nodes and executor see.
 
-    client_id = None
+    ``sent``: (event, data) for each message to the page that is connected, if any.
+    """
+
+    client_id = None  # set by the executor, to the page that a prompt came from
     last_node_id = None
     sockets_metadata: dict = {}  # noqa: RUF012
 
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, object]] = []
+
     def send_sync(self, event: str, data: object, sid: str | None = None) -> None:
-        """Sends to nobody."""
+        if sid is not None:
+            self.sent.append((event, data))
 
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         """Sends to nobody."""

@@ -30,10 +30,12 @@ class NodeError:
 class RunResult:
     """``outputs``: what the history has for each output node; ``result["id"]`` is a short form.
 
+    ``shown``: what the page that pressed Run was told to show, by node; nothing without a ``page``.
     ``captured``: what TestCapture nodes received. ``error`` is None when all went well.
     """
 
     outputs: dict[str, dict] = field(default_factory=dict)
+    shown: dict[str, dict | None] = field(default_factory=dict)
     captured: dict[str, Any] = field(default_factory=dict)
     error: NodeError | None = None
 
@@ -76,22 +78,25 @@ class ComfyUI:
         check: bool = True,
         executor: Any = None,
         workflow: dict | None = None,
+        page: str | None = None,
     ) -> RunResult:
         """Validate an API prompt and execute it, as pressing Run does.
 
-        ``workflow``: the UI workflow behind it, which nodes can save in their files.
+        ``workflow``: the UI workflow behind it, which nodes can save in their files. ``page``: the
+        id of a page that is connected; another id is a page that has seen nothing yet.
 
         Raises AssertionError with the words of the node unless ``check`` is False. Pass the same
         :meth:`executor` again to keep what nodes returned between two runs.
         """
-        result = asyncio.run(
-            self._run(copy.deepcopy(prompt), executor or self.executor(), workflow)
-        )
+        extra: dict[str, Any] = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
+        if page:
+            extra["client_id"] = page
+        result = asyncio.run(self._run(copy.deepcopy(prompt), executor or self.executor(), extra))
         if check and result.error:
             raise AssertionError(str(result.error))
         return result
 
-    async def _run(self, prompt: dict, executor: Any, workflow: dict | None) -> RunResult:
+    async def _run(self, prompt: dict, executor: Any, extra: dict) -> RunResult:
         import execution
 
         prompt_id = str(uuid.uuid4())
@@ -101,22 +106,25 @@ class ComfyUI:
         if not valid or node_errors:
             return RunResult(error=invalid(error, node_errors))
         TestCapture.received.clear()
-        extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
+        self.server.sent.clear()
         await executor.execute_async(prompt, prompt_id, extra, outputs)
+        executed = [data for event, data in self.server.sent if event == "executed"]
         return RunResult(
             executor.history_result["outputs"],
+            {data["display_node"]: data["output"] for data in executed},
             dict(TestCapture.received),
             None if executor.success else failed(executor),
         )
 
-    def executor(self) -> Any:
-        """A new PromptExecutor with an empty cache."""
+    def executor(self, lru: int = 0) -> Any:
+        """A new PromptExecutor with an empty cache; ``lru`` as for ``--cache-lru``."""
         import execution
 
+        kind = execution.CacheType.LRU if lru else execution.CacheType.CLASSIC
         if "cache_size" in inspect.signature(execution.PromptExecutor).parameters:  # up to 0.3.64
-            return execution.PromptExecutor(self.server, execution.CacheType.CLASSIC, cache_size=0)
-        sizes = {"lru": 0, "ram": 0, "ram_inactive": 0}
-        return execution.PromptExecutor(self.server, execution.CacheType.CLASSIC, cache_args=sizes)
+            return execution.PromptExecutor(self.server, kind, cache_size=lru)
+        sizes = {"lru": lru, "ram": 0, "ram_inactive": 0}
+        return execution.PromptExecutor(self.server, kind, cache_args=sizes)
 
     def call(self, node_id: str, **inputs: Any) -> tuple:
         """Outputs of one node. Widgets that aren't given have their defaults."""

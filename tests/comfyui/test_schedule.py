@@ -1,0 +1,105 @@
+"""Multi-Shot Prompt Schedule: what a page is told to show of it, and what it refuses."""
+
+import asyncio
+import json
+
+import pytest
+from harness import tiny
+from harness.find import REPOSITORY
+from harness.graph import api_prompt
+from harness.workflow import ENCODER, install_models, small
+
+A = "global: A fox.\n[5f] It wakes.\n[4f] It runs.\n[0.5s] It sleeps."
+B = "global: A fox.\n[9f] It wakes.\n[8f] It runs."
+SUMMARIES = {
+    A: "3 shots, 17 frames, 1.06 s at 16 fps, 5 latent frames",
+    B: "2 shots, 17 frames, 1.06 s at 16 fps, 5 latent frames",
+}
+
+
+@pytest.fixture
+def comfy_with_models(comfy):
+    install_models(comfy)
+    with tiny.small_models():
+        yield comfy
+    comfy.forget()
+
+
+def alone(script):
+    """A text encoder and the schedule, with nothing behind it."""
+    clip = {"clip_name": ENCODER, "type": "wan", "device": "default"}
+    schedule = {"clip": ["clip", 0], "script": script, "fps": 16.0}
+    return {
+        "clip": {"class_type": "CLIPLoader", "inputs": clip},
+        "schedule": {"class_type": "MoGAShotSchedule", "inputs": schedule},
+    }
+
+
+def with_film(script):
+    """And a node behind it that shows something, in place of sampler and decoder."""
+    film = {"class_type": "PreviewAny", "inputs": {"source": ["schedule", 2]}}
+    return {**alone(script), "film": film}
+
+
+def picture(comfy, shown):
+    (saved,) = shown["images"]
+    assert saved["type"] == "temp"
+    return (comfy.base / "temp" / saved["subfolder"] / saved["filename"]).read_bytes()
+
+
+@pytest.mark.parametrize("lru", [0, 50], ids=["classic", "lru"])
+@pytest.mark.parametrize("graph", [alone, with_film])
+def test_the_timeline_is_that_of_the_script(comfy_with_models, graph, lru):
+    """A, B and A again, also where A's second run comes from the cache."""
+    comfy = comfy_with_models
+    executor = comfy.executor(lru)
+    pictures = []
+    for script in (A, B, A):
+        result = comfy.run(graph(script), executor=executor, page="one")
+        for shown in (result.shown["schedule"], result["schedule"]):
+            assert shown["text"][0].splitlines()[-1] == SUMMARIES[script]
+            pictures.append(picture(comfy, shown))
+    first, _, second, _, third, _ = pictures
+    assert pictures[::2] == pictures[1::2]
+    assert first == third != second
+
+
+@pytest.mark.parametrize("lru", [0, 50], ids=["classic", "lru"])
+def test_a_page_that_was_reloaded_gets_the_timeline(comfy_with_models, lru):
+    comfy = comfy_with_models
+    executor = comfy.executor(lru)
+    comfy.run(with_film(A), executor=executor, page="one")
+    result = comfy.run(with_film(A), executor=executor, page="two")
+    assert result.shown["schedule"]["text"][0].splitlines()[-1] == SUMMARIES[A]
+    assert picture(comfy, result.shown["schedule"])
+
+
+def test_a_page_that_was_reloaded_gets_the_timeline_of_a_workflow(comfy_with_models):
+    comfy = comfy_with_models
+    path = REPOSITORY / "workflows" / "multishot_any_wan.json"
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    prompt = small(api_prompt(workflow, comfy.nodes), script=A)
+    (schedule,) = (key for key, node in prompt.items() if node["class_type"] == "MoGAShotSchedule")
+    executor = comfy.executor()
+    comfy.run(prompt, executor=executor, page="one")
+    result = comfy.run(prompt, executor=executor, page="two")
+    assert picture(comfy, result.shown[schedule])
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("[4] A fox.", 'script line 1: "[4]" has no unit; write [4s] for seconds'),
+        ("[4s] A fox.\nnegative: blurry", 'script line 2: "negative:" is not part of a script'),
+        ("[4s] A fox.\nShot 2: It runs.", 'script line 2: "Shot 2" begins no shot'),
+        ('{"negative": "blurry", "shots": []}', 'script: unknown key "negative"; in ComfyUI'),
+    ],
+)
+@pytest.mark.parametrize("graph", [alone, with_film])
+def test_a_bad_script_is_one_error(comfy_with_models, graph, script, said):
+    import execution
+
+    valid, _, _, found = asyncio.run(execution.validate_prompt("id", graph(script), None))
+    assert not valid and list(found) == ["schedule"]
+    (error,) = found["schedule"]["errors"]
+    assert said in error["details"]
