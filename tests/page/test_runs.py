@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 from driver.page import APPLY, DECODE, SCHEDULE
-from driver.server import NotReached, soon, wait_until
+from driver.server import soon, wait_until
 from driver.shipped import open_small
 
 ONE, OTHER = "[5f] A fox wakes.\n[4f] It runs.", "[9f] A cat."
@@ -36,8 +36,7 @@ def test_the_timeline_is_there_after_a_reload_and_a_run(page):
     timeline = run_for_timeline(page, ONE)
     widgets = page.widgets()
     page.reload()
-    if page.widgets() != widgets:
-        raise NotReached("the graph as it was")
+    wait_until(lambda: page.widgets() == widgets, "the graph as it was")
     page.run()
     assert soon(lambda: page.pictures(SCHEDULE) == timeline)
 

@@ -45,14 +45,12 @@ window.tests = {
     widget.callback?.(widget.value, app.canvas, this.node(type))
   },
 
-  // Of all nodes whose type begins so: {type: {widget: value}}.
-  values(prefix) {
-    const kept = (node) => (node.widgets ?? []).filter((one) => one.serialize !== false)
-    return Object.fromEntries(
-      app.graph.nodes
-        .filter((node) => node.type.startsWith(prefix))
-        .map((node) => [node.type, Object.fromEntries(kept(node).map((w) => [w.name, w.value]))])
-    )
+  // {type: {widget: value}} of all nodes, without what a run adds: text, pictures, videos.
+  values() {
+    const added = ({ name, serialize }) => serialize === false || name === this.PROGRESS_TEXT
+    const values = ({ widgets }) =>
+      Object.fromEntries((widgets ?? []).filter((w) => !added(w)).map((w) => [w.name, w.value]))
+    return Object.fromEntries(app.graph.nodes.map((node) => [node.type, values(node)]))
   },
 
   disconnect(type, input) {
@@ -66,9 +64,12 @@ window.tests = {
       .map((node) => node.type)
   },
 
-  // Types of the nodes with a red frame.
+  // Types of the nodes with a red frame. Older pages keep a list instead of a mark on the node.
   marked() {
-    return app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)
+    const failed = String(app.lastExecutionError?.node_id)
+    return app.graph.nodes
+      .filter(({ id, has_errors }) => has_errors || app.lastNodeErrors?.[id] || failed === String(id))
+      .map((node) => node.type)
   },
 
   // Addresses of the pictures (img) or videos (video) that can be seen on a node.

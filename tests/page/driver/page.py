@@ -72,9 +72,9 @@ class ComfyPage:
     def widget(self, kind: str, name: str) -> Any:
         return self._page.evaluate("([k, n]) => tests.widget(k, n).value", [kind, name])
 
-    def widgets(self, prefix: str = "") -> dict[str, dict[str, Any]]:
-        """{type: {widget: value}} of the nodes whose type begins with ``prefix``."""
-        return self._call("values", prefix)
+    def widgets(self) -> dict[str, dict[str, Any]]:
+        """The values of all widgets: {type: {widget: value}}."""
+        return self._call("values")
 
     def disconnect(self, kind: str, name: str) -> None:
         self._call("disconnect", kind, name)
