@@ -6,11 +6,12 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Page, TimeoutError
+from typing import TYPE_CHECKING, Any
 
 from .server import NotReached
+
+if TYPE_CHECKING:  # the tests are collected where it is missing, to be skipped
+    from playwright.sync_api import Page
 
 SCRIPT = Path(__file__).with_name("page.js")
 SCHEDULE, APPLY, DECODE = "MoGAShotSchedule", "MoGAApply", "MoGADecodeToVideo"
@@ -160,6 +161,8 @@ class ComfyPage:
         return self._page.evaluate("([name, values]) => tests[name](...values)", [name, [*values]])
 
     def _wait(self, condition: str, what: str, argument: Any = None) -> Any:
+        from playwright.sync_api import TimeoutError
+
         try:
             return self._page.wait_for_function(condition, arg=argument).json_value()
         except TimeoutError:
