@@ -2,7 +2,14 @@
 
 import pytest
 from driver.page import APPLY, DECODE, SCHEDULE
+from driver.server import wait_until
 from driver.shipped import open_small
+
+
+def errors(page, sentence):
+    """All that is said to be wrong, once the sentence is among it."""
+    wait_until(lambda: sentence in page.errors(), f"the page to say {sentence!r}")
+    return page.errors()
 
 
 @pytest.mark.every_comfyui
@@ -10,7 +17,7 @@ def test_a_bad_script_is_one_sentence_on_the_schedule(page, server):
     open_small(page, script="[4] A fox.")
     page.run("refused")
     sentence = 'script line 1: "[4]" has no unit; write [4s] for seconds or [4f] for frames.'
-    assert page.errors().count(sentence) == 1
+    assert errors(page, sentence).count(sentence) == 1
     assert page.marked_nodes() == [SCHEDULE]
     assert server.outputs("*") == []
 
@@ -20,7 +27,8 @@ def test_a_bad_prefix_is_said_once(page, server):
     open_small(page)
     page.set_widget(DECODE, "filename_prefix", "../x")
     page.run("refused")
-    assert page.errors().count("filename_prefix '../x' leaves ComfyUI's output folder") == 1
+    sentence = "filename_prefix '../x' leaves ComfyUI's output folder"
+    assert errors(page, sentence).count(sentence) == 1
     assert page.marked_nodes() == [DECODE]
     assert server.outputs("*") == []
 
@@ -30,7 +38,8 @@ def test_a_refusal_inside_the_sampler_is_a_sentence(page):
     open_small(page)
     page.disconnect(APPLY, "shots")
     page.run("execution_error")
-    before, found, _ = page.errors().partition("the positive conditioning was made for 2 shots")
-    line = before.splitlines()[-1] + found
-    assert found and "moga." not in line and "custom_nodes" not in line
+    sentence = "the positive conditioning was made for 2 shots"
+    before, _, _ = errors(page, sentence).partition(sentence)
+    in_front = before.splitlines()[-1]
+    assert "moga." not in in_front and "custom_nodes" not in in_front
     assert page.marked_nodes() == ["KSampler"]

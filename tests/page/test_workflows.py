@@ -48,7 +48,7 @@ def check_a_run(page, server):
     video = (server.output / name).read_bytes()
     assert soon(lambda: page.videos(DECODE) == [video])
     assert soon(lambda: page.pictures(SCHEDULE))
-    assert page.text(APPLY).endswith("2 shots read their own text")
+    assert soon(lambda: page.text(APPLY).endswith("2 shots read their own text"))
     assert page.errors() == "" and page.marked_nodes() == []
     assert page.console_errors == []
 
