@@ -26,7 +26,7 @@ def test_a_bad_script_is_one_sentence_on_the_schedule(page, server):
 def test_a_bad_prefix_is_said_once(page, server):
     open_small(page)
     page.set_widget(DECODE, "filename_prefix", "../x")
-    page.run("refused")
+    page.try_run()  # what can be made without it may be made
     sentence = "filename_prefix '../x' leaves ComfyUI's output folder"
     assert errors(page, sentence).count(sentence) == 1
     assert page.marked_nodes() == [DECODE]
