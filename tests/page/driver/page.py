@@ -135,7 +135,8 @@ class ComfyPage:
         return self._files(kind, "video")
 
     def _files(self, kind: str, tag: str) -> list[bytes]:
-        return [self._page.request.get(at).body() for at in self._call("shown", kind, tag)]
+        found = [self._page.request.get(address) for address in self._call("shown", kind, tag)]
+        return [file.body() for file in found if file.ok]
 
     def errors(self) -> str:
         """All that the page says is wrong, with details unfolded; empty when it says nothing."""
@@ -145,7 +146,7 @@ class ComfyPage:
             self._page.get_by_test_id("properties-panel").wait_for()
         panel = self._page.get_by_test_id("properties-panel")
         folded = panel.locator("[aria-controls][aria-expanded=false]")
-        while panel.is_visible() and folded.count():
+        for _ in range(folded.count()):
             folded.first.click()
         places = [panel, self._page.get_by_role("dialog")]
         return "\n".join(p.first.inner_text() for p in places if p.first.is_visible())
