@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup test lint demo clean
 
 help:
-	@echo "make test    check style, run all tests (those in ComfyUI too where one is found)"
+	@echo "make test    check style, run all tests (in ComfyUI and its page too, where it and Chromium are found)"
 	@echo "make demo    make films of recipes/demo.txt with the small demo model, under demo/"
 	@echo "make lint    check style only"
 	@echo "make clean   remove .venv, demo/ and caches"

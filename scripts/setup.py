@@ -12,13 +12,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "comfyui" / "harness"))
 
-from find import find_comfyuis, read_version  # noqa: E402
+from find import (  # noqa: E402
+    find_chromium,
+    find_comfyuis,
+    frontend,
+    frontend_folder,
+    read_version,
+)
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 READY = VENV / "ready"
 
-# For ComfyUI's pages in a browser, half a gigabyte: nothing here opens them.
+# For ComfyUI's pages: of these only the first is needed, and only where there is a browser. Each
+# ComfyUI gets its own beside the others; the others are half a gigabyte.
 PAGES = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
 # Ours to choose, in pyproject.toml.
 PINNED = ("torch", "torchvision", "torchaudio")
@@ -27,7 +34,10 @@ PINNED = ("torch", "torchvision", "torchaudio")
 def main() -> None:
     comfyuis = sorted(find_comfyuis(), key=read_version, reverse=True)
     requirements = comfyui_requirements(comfyuis)
-    key = fingerprint(requirements)
+    frontends = {frontend(root): frontend_folder(root, VENV) for root in comfyuis}
+    if not find_chromium():
+        frontends = {}
+    key = fingerprint([*requirements, *frontends])
     if PYTHON.exists() and READY.exists() and READY.read_text() == key:
         return
     READY.unlink(missing_ok=True)
@@ -38,7 +48,10 @@ def main() -> None:
     listed.write_text("\n".join(requirements) + "\n")
     print("Installing into .venv, for", *(comfyuis or ["no ComfyUI"]), flush=True)
     install = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON)
-    run(*install, "--editable", ".[train,data,dev]", "--requirements", listed)
+    extras = "train,data,dev,page" if frontends else "train,data,dev"
+    run(*install, "--editable", f".[{extras}]", "--requirements", listed)
+    for package_name, static in frontends.items():
+        run(*install, "--no-deps", "--target", static.parents[1], package_name)
     READY.write_text(key)
 
 

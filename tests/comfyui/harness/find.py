@@ -1,10 +1,12 @@
-"""Where the ComfyUIs to test against are. Standard library only.
+"""Where the ComfyUIs to test against are, and the browser for their pages. Standard library only.
 
 As a program it prints their folders, one a line.
 """
 
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -46,6 +48,27 @@ def read_version(root: Path) -> tuple[int, ...]:
     if not found:
         raise ValueError(f"{root / 'comfyui_version.py'} has no __version__")
     return tuple(int(part) for part in found[1].split("."))
+
+
+def find_chromium() -> str | None:
+    """The browser that opens ComfyUI's page, by the names that systems give it."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def frontend(root: Path) -> str:
+    """The package with the page of the ComfyUI in ``root``, in the version that it pins."""
+    text = (root / "requirements.txt").read_text(encoding="utf-8")
+    found = re.search(r"^comfyui-frontend-package==[\d.]+", text, re.MULTILINE)
+    if not found:
+        raise ValueError(f"{root / 'requirements.txt'} has no comfyui-frontend-package==...")
+    return found[0]
+
+
+def frontend_folder(root: Path, environment: Path = Path(sys.prefix)) -> Path:
+    """Where that package's page lies in a virtual environment: ComfyUIs pin different ones."""
+    version = frontend(root).partition("==")[2]
+    return environment / "frontends" / version / "comfyui_frontend_package" / "static"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Starts ComfyUI's server and works its page in a browser."""
