@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..moga.hosts.comfyui import encode_shots
 from ..moga.shots import DEFAULT_SCRIPT, ShotList
 from ..moga.timeline import draw_timeline
-from .types import MogaShots
+from .types import MogaShots, shown_from_cache
 from .words import plainly
 
 _FASTEST = 120.0  # frames per second
@@ -55,8 +55,7 @@ class MoGAShotSchedule(io.ComfyNode):
                     "makes the latent.",
                 ),
             ],
-            # For its picture: only of output nodes does a page hear again what it has not run.
-            is_output_node=True,
+            **shown_from_cache(),
         )
 
     @classmethod
