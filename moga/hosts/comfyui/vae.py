@@ -24,7 +24,8 @@ from ...encode import stream_encode
 from ...tiles import Tiling
 from .progress import Picture, Progress
 
-# Width and height of the pixels that the decoder packs into channels, by kind of VAE.
+# Width and height of the pixels that the decoder packs into channels, by kind of VAE, where the
+# model does not say so itself.
 PATCH_SIZES = {comfy.ldm.wan.vae.WanVAE: 1, comfy.ldm.wan.vae2_2.WanVAE: 2}
 
 
@@ -181,8 +182,10 @@ def output_dtype(vae) -> torch.dtype:
 
 def _patch_size(vae) -> int | None:
     """The patch size of a Wan VAE, and None for any other."""
-    sizes = (size for kind, size in PATCH_SIZES.items() if isinstance(vae.first_stage_model, kind))
-    return next(sizes, None)
+    model = vae.first_stage_model
+    usual = next((size for kind, size in PATCH_SIZES.items() if isinstance(model, kind)), None)
+    own = getattr(model, "patch_size", None)
+    return usual if usual is None or own is None else int(own)
 
 
 def _refuse_other_vae(vae) -> None:

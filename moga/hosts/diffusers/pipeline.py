@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -23,6 +22,7 @@ from ...checkpoint import CheckpointError
 from ...kernels import AUTO
 from ...shots import ShotList
 from ...video import VideoWriter
+from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled
 from .text_encoder import TEXT_TOKENS, check_lengths, load_text_encoder
@@ -132,6 +132,12 @@ def shot_inputs(
         negative_embeddings = encoded[negative_prompt]
     width = pipe.transformer.config.text_dim
     check_embeddings(embeddings.shape, len(shots.shots), width)
+    for given in (embeddings, negative_embeddings):
+        if given is not None and not given.isfinite().all():
+            raise ShotMismatchError(
+                "the text has values that aren't numbers (NaN or infinite); use a whole text "
+                "encoder, in bfloat16 or float32."
+            )
     positive = embeddings.to(pipe._execution_device)
     inputs = {
         "prompt_embeds": _joined(positive),
@@ -241,9 +247,9 @@ def _joined(embeddings: Tensor) -> Tensor:
 def _pipeline_folder(path: PathLike) -> Path | None:
     """The folder of a whole diffusers pipeline, or None. Raises CheckpointError for another one."""
     index = Path(path) / "model_index.json"
-    if not index.is_file():
+    if not os.path.isfile(index):
         return None
-    kind = json.loads(index.read_text())["_class_name"]
+    kind = folders.read_object(index).get("_class_name")
     if kind not in (WanPipeline.__name__, WanImageToVideoPipeline.__name__):
         raise CheckpointError(
             f"{path} holds a {kind}; choose a WanPipeline or WanImageToVideoPipeline."
@@ -261,10 +267,13 @@ def _needed(what: str, path: PathLike | None) -> PathLike:
 
 def _image_parts(path: PathLike, whole: Path | None) -> dict[str, Any]:
     if whole is not None and Path(path) == whole:
-        pipe = DiffusionPipeline.from_pretrained(
-            whole, transformer=None, transformer_2=None, vae=None, text_encoder=None,
-            tokenizer=None, local_files_only=True,
-        )  # fmt: skip
+        try:
+            pipe = DiffusionPipeline.from_pretrained(
+                whole, transformer=None, transformer_2=None, vae=None, text_encoder=None,
+                tokenizer=None, local_files_only=True,
+            )  # fmt: skip
+        except Exception as error:  # whatever diffusers trips over
+            raise folders.damaged(whole, error) from error
         return {"image_encoder": pipe.image_encoder, "image_processor": pipe.image_processor}
     from .image_encoder import load_image_encoder
 
