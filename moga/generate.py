@@ -64,9 +64,10 @@ def _say(words: str, status: int) -> int:
 
 def _words(error: Exception) -> str:
     """The sentence of an error; of one that the system raised, the file and what it said."""
+    words = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    return str(error)
+        words = f"{error.filename}: {error.strerror}"
+    return words if words.endswith(".") else f"{words}."
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -13,12 +13,17 @@ from ..checkpoint import DTYPES, check_routers, read_routers
 from ..config import MoGAConfig
 from ..hosts.diffusers import folders
 from ..hosts.diffusers.image_encoder import open_image_encoder
-from ..hosts.diffusers.pipeline import check_pair, check_text_width, check_vae, takes_image
+from ..hosts.diffusers.pipeline import (
+    check_pair,
+    check_text_width,
+    check_vae,
+    pipeline_folder,
+    takes_image,
+)
 from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
 from ..hosts.diffusers.transformer import open_routers, open_wan, wan_config
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
-from ..hosts.diffusers.weights import WeightFile
 from .options import DENSE, Options, UsageError
 
 _PATCH = 2  # of all Wan models
@@ -66,7 +71,7 @@ def examine(options: Options) -> Models:
     """
     dtype = DTYPES[options.dtype]
     model = options.model
-    whole = model if model and os.path.isfile(model / "model_index.json") else None
+    whole = pipeline_folder(model) if model else None
     vae, vae_size = _vae(options.vae or whole, dtype)
     channels, scale = vae.get("z_dim", 16), vae.get("scale_factor_spatial", 8)
     if options.latents is not None:
@@ -98,7 +103,7 @@ def _transformer(
     if os.path.isdir(path):
         folder = folders.model(path, "transformer")
         config = folders.read_config(folder, "WanTransformer3DModel")
-        size, own = _folder_size(folder, dtype), None
+        size, own = folders.weights(folder).bytes_as(dtype), None
     else:
         own = open_wan(path)
         config, size = wan_config(own), own.bytes_as(dtype)
@@ -139,7 +144,8 @@ def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
         )
     if os.path.isdir(path):
         folder = folders.model(path, "vae")
-        return folders.read_config(folder, "AutoencoderKLWan"), _folder_size(folder, dtype)
+        config = folders.read_config(folder, "AutoencoderKLWan")
+        return config, folders.weights(folder).bytes_as(dtype)
     file = open_vae(path)
     return vae_config(file.shapes), file.bytes_as(dtype)
 
@@ -155,12 +161,7 @@ def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) 
     if os.path.isdir(path):
         folder = text_encoder_folder(path)
         check_text_width(folders.read_config(folder)["d_model"], wanted)
-        return _folder_size(folder, dtype)
+        return folders.weights(folder).bytes_as(dtype)
     file = open_text_encoder(path)
     check_text_width(umt5_config(file.shapes)["d_model"], wanted)
     return file.bytes_as(dtype)
-
-
-def _folder_size(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of the weights in a folder, once cast."""
-    return sum(WeightFile.open(path).bytes_as(dtype) for path in folder.glob("*.safetensors"))

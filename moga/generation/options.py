@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     files = top.add_argument_group("files")
     file = _adder(files, type=Path, metavar="FILE")
     file("--script", required=True, help="the shots, as text or JSON (the schedule node's form)")
-    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it, first")
+    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it")
     file("--model", help="a Wan 2.1 or 2.2 model as ComfyUI has it, or a diffusers folder")
     file("--model-high", help="the high-noise expert of Wan 2.2 A14B, instead of --model")
     file("--model-low", help="its low-noise expert")
@@ -100,8 +100,8 @@ def parser() -> argparse.ArgumentParser:
     file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
     file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
          "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
-    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in the "
-         "middle; what is transparent lies on white")  # fmt: skip
+    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
+         "the middle; what is transparent lies on white")  # fmt: skip
     file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
          "needs --vae and no other model")  # fmt: skip
     file("--contact-sheet", help="also write a picture with some frames of every shot")

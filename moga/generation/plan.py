@@ -108,8 +108,8 @@ def make_plan(options: Options) -> Plan:
         embeddings,
         latents,
     )
+    prove(options)  # better missed now than after sampling, like room and the program
     _check_disk(plan)
-    prove(options)  # better missed now than after sampling, like the program
     find_ffmpeg()
     return plan
 

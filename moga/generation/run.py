@@ -15,7 +15,7 @@ from ..checkpoint import DTYPES
 from ..hosts.diffusers.enable import enable_moga
 from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
 from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
-from ..video import VideoWriter
+from ..video import VideoError, VideoWriter
 from .options import DENSE, Options, UsageError
 from .places import LatentsLostError, RunError, save_latents, words_of
 from .plan import Plan
@@ -53,7 +53,12 @@ def _run(plan: Plan, device: torch.device) -> Path:
             print(kept, flush=True)
         except LatentsLostError as error:
             lost = error  # then the film is all that there can be
-    decode(pipe, plan, latents)
+    try:
+        decode(pipe, plan, latents)
+    except (RunError, VideoError, OSError) as error:
+        if lost is None:
+            raise
+        raise RunError(f"{lost}, and the film could not be made: {error}") from error
     if lost is not None:
         raise RunError(f"{options.out} is written, but {lost}; make room for the latents.")
     return options.out
@@ -126,7 +131,10 @@ def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
             if sheet is not None:
                 sheet.add(frames.numpy())
 
-        decode_frames(pipe.vae, latents, keep, device=pipe._execution_device)
+        try:
+            decode_frames(pipe.vae, latents, keep, device=pipe._execution_device)
+        except ValueError as error:  # frames that aren't numbers
+            raise RunError(str(error)) from error
     pipe.maybe_free_model_hooks()
     if sheet is not None:
         try:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...checkpoint import CheckpointError
 from ...shotscript import shorten
+from ...tensors import read_tensors
+from .weights import WeightFile
 
 # What a config.json has to say of these where it names them; the rest is for diffusers to judge.
 _WHOLE_NUMBERS = (
     *("num_attention_heads", "attention_head_dim", "num_layers", "in_channels", "out_channels"),
     *("text_dim", "freq_dim", "ffn_dim", "z_dim", "scale_factor_spatial", "d_model"),
 )
+_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _MAY_BE_NONE = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
+# The largest number that is built from, by how its name begins: more would take hours and all
+# memory before anything is held against the weights.
+_MOST = {"num_": 1024, "rope_max_seq_len": 2**16, "attention_head_dim": 2**16, "": 2**24}
 
 
 def part(folder: Path, name: str) -> Path | None:
@@ -57,6 +67,10 @@ def read_config(folder: Path, kind: str | None = None) -> Config:
         raise CheckpointError(
             f"{folder} holds a {found}, not a {kind}; choose a model of Wan 2.1 or 2.2."
         )
+    for name, value in config.items():
+        most = next(most for start, most in _MOST.items() if name.startswith(start))
+        if isinstance(value, int | float) and not value <= most:
+            raise _wrong(path, name, value)
     for name in (*_WHOLE_NUMBERS, *_MAY_BE_NONE):
         value = config.get(name, 1)
         if not (_is_size(value) or (value is None and name in _MAY_BE_NONE)):
@@ -80,23 +94,46 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def load(loader: Any, folder: Path, **options: Any) -> Any:
-    """A model through its class's `from_pretrained`, whole or not at all; nothing is downloaded.
-
-    Raises CheckpointError, as diffusers and transformers raise whatever they trip over, and begin
-    with random weights where a folder lacks some.
-    """
-    try:
-        found, told = loader.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-        )
-    except Exception as error:
-        raise damaged(folder, error) from error
-    if missing := sorted(told["missing_keys"]):
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} weights, such as {missing[0]}; copy all of it again."
-        )
+def weights(folder: Path) -> WeightFile:
+    """The headers of a model's weights, in one file or several, as one. Raises CheckpointError."""
+    index = next(folder.glob("*.safetensors.index.json"), None)
+    if index is None:
+        names = [name for name in _NAMES if os.path.isfile(folder / name)][:1]
+    else:
+        files = read_object(index).get("weight_map")
+        names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
+    found = Shards.joined(folder, [WeightFile.open(folder / name) for name in names])
+    if not found.shapes:
+        raise CheckpointError(f"{folder} holds no .safetensors weights; copy all of it.")
     return found
+
+
+@dataclass(frozen=True)
+class Shards(WeightFile):
+    """The weights of a folder. places: the file of each key."""
+
+    places: dict[str, Path]
+
+    @classmethod
+    def joined(cls, folder: Path, files: list[WeightFile]) -> Shards:
+        shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, str] = {}
+        places: dict[str, Path] = {}
+        for file in files:
+            shapes |= file.shapes
+            dtypes |= file.dtypes
+            places |= dict.fromkeys(file.shapes, file.path)
+        return cls(folder, shapes, dtypes, {}, places)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of `keys`, file by file."""
+        wanted = set(keys)
+        for path in dict.fromkeys(self.places.values()):
+            yield from read_tensors(path, [k for k in wanted if self.places[k] == path])
 
 
 def damaged(folder: Path, error: Exception) -> CheckpointError:
@@ -106,7 +143,7 @@ def damaged(folder: Path, error: Exception) -> CheckpointError:
 
 
 def _is_size(value: object) -> bool:
-    return type(value) is int and 0 < value < 2**31
+    return type(value) is int and value > 0
 
 
 def _wrong(path: Path, name: str, value: object) -> CheckpointError:

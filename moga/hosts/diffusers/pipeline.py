@@ -65,7 +65,7 @@ def load_pipeline(
     scheduler: "unipc" or "euler", both over flow matching's sigmas, moved by `shift`.
     Raises CheckpointError for files that are missing or do not fit, BackendError.
     """
-    whole = _pipeline_folder(model)
+    whole = pipeline_folder(model)
     options = {"dtype": dtype, "backend": backend}
     transformer = load_wan(model, routers=routers, **options)
     low = model_low or (whole if whole and (whole / "transformer_2").is_dir() else None)
@@ -244,7 +244,7 @@ def _joined(embeddings: Tensor) -> Tensor:
     return embeddings.flatten(0, 1).unsqueeze(0)
 
 
-def _pipeline_folder(path: PathLike) -> Path | None:
+def pipeline_folder(path: PathLike) -> Path | None:
     """The folder of a whole diffusers pipeline, or None. Raises CheckpointError for another one."""
     index = Path(path) / "model_index.json"
     if not os.path.isfile(index):

@@ -36,19 +36,7 @@ def load_text_encoder(
     if os.path.isdir(path):
         return _from_folder(Path(path), dtype)
     file = open_text_encoder(path)
-    names = {key: key for key in file.shapes if key not in (SPIECE, "logit_scale")}
-    found = file.dtype_of("shared.weight", dtype)
-    model = assemble(
-        lambda: UMT5EncoderModel(UMT5Config(**umt5_config(file.shapes))),
-        file,
-        names,
-        found,
-        what="UMT5's encoder",
-        # In half precision the sums in there overflow; transformers keeps it wide then, too.
-        keep=("wo",) if found == torch.float16 else (),
-        tied=("encoder.embed_tokens.weight",),
-    )
-    model.encoder.embed_tokens.weight = model.shared.weight
+    model = _assembled(file, umt5_config(file.shapes), dtype)
     return model, _own_tokenizer(file)
 
 
@@ -188,9 +176,27 @@ def text_encoder_folder(folder: Path) -> Path:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
     own, tokenizer = text_encoder_folder(folder), _folder_tokenizer(folder)
-    folders.read_config(own)
-    model = folders.load(UMT5EncoderModel, own, dtype=dtype or "auto")
-    return model.eval(), tokenizer
+    model = _assembled(folders.weights(own), folders.read_config(own), dtype)
+    return model, tokenizer
+
+
+def _assembled(
+    file: WeightFile, config: dict[str, Any], dtype: torch.dtype | None
+) -> UMT5EncoderModel:
+    names = {key: key for key in file.shapes if key not in (SPIECE, "logit_scale")}
+    found = file.dtype_of("shared.weight" if "shared.weight" in names else next(iter(names)), dtype)
+    model = assemble(
+        lambda: UMT5EncoderModel(UMT5Config(**config)),
+        file,
+        names,
+        found,
+        what="UMT5's encoder",
+        # In half precision the sums in there overflow; transformers keeps it wide then, too.
+        keep=("wo",) if found == torch.float16 else (),
+        tied=("encoder.embed_tokens.weight",),
+    )
+    model.encoder.embed_tokens.weight = model.shared.weight
+    return model
 
 
 def _folder_tokenizer(folder: Path) -> Any:

@@ -49,21 +49,22 @@ def load_wan(
     header allows, and BackendError.
     """
     adapter = None if routers is None else open_routers(routers)
-    file = None if os.path.isdir(path) else open_wan(path)
-    carrier = adapter or file
-    found, config = ({}, None) if carrier is None else read_routers(carrier.path, carrier.name)
-    if file is None:
+    file = folder = None
+    if os.path.isdir(path):
         folder = folders.model(Path(path), "transformer")
         settings = folders.read_config(folder, WanTransformer3DModel.__name__)
     else:
+        file = open_wan(path)
         settings = wan_config(file)
+    carrier = adapter or file
+    found, config = read_routers(carrier.path, carrier.name) if carrier else ({}, None)
     # Before the model itself is read, which takes its time.
     if found if config is None else "routed" in config.branches:
         dim = settings["num_attention_heads"] * settings["attention_head_dim"]
         blocks = settings["num_layers"]
         check_routers(found, config, source=carrier.name, dim=dim, blocks=blocks)
-    if file is None:
-        transformer = _from_folder(folder, dtype, routers_given=adapter is not None)
+    if folder is not None:
+        transformer = _from_folder(folder, settings, dtype, routers_given=adapter is not None)
     else:
         transformer = _from_file(file, dtype)
     if found or config is not None:
@@ -157,18 +158,23 @@ def _from_file(file: WeightFile, dtype: torch.dtype | None) -> WanTransformer3DM
 
 
 def _from_folder(
-    folder: Path, dtype: torch.dtype | None, *, routers_given: bool
+    folder: Path, config: dict[str, Any], dtype: torch.dtype | None, *, routers_given: bool
 ) -> WanTransformer3DModel:
-    files = [WeightFile.open(path) for path in sorted(folder.glob("*.safetensors"))]
-    stored = [file.dtype_of(_PROBE, None) for file in files if _PROBE in file.shapes]
-    if not stored:
-        raise CheckpointError(f"{folder} holds no .safetensors weights of Wan; copy all of it.")
-    if any(map(router_shapes, files)) and not routers_given:
+    files = folders.weights(folder)
+    if router_shapes(files) and not routers_given:
         raise CheckpointError(
             f"{folder} holds MoGA routers, but a diffusers folder has no place for their settings; "
             "give the router file too, or save with moga.checkpoint.write."
         )
-    return folders.load(WanTransformer3DModel, folder, torch_dtype=dtype or stored[0])
+    names = {key: key for key in files.shapes if not _is_router(key)}
+    return assemble(
+        lambda: WanTransformer3DModel.from_config(config),
+        files,
+        names,
+        files.dtype_of(_PROBE if _PROBE in names else next(iter(names)), dtype),
+        what="Wan's transformer",
+        keep=WanTransformer3DModel._keep_in_fp32_modules,
+    )
 
 
 def _names(file: WeightFile) -> dict[str, str]:

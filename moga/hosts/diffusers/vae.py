@@ -175,5 +175,11 @@ class _Decoding:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
     own = folders.model(folder, "vae")
-    folders.read_config(own, AutoencoderKLWan.__name__)
-    return folders.load(AutoencoderKLWan, own, torch_dtype=dtype or torch.float32)
+    config, files = folders.read_config(own, AutoencoderKLWan.__name__), folders.weights(own)
+    return assemble(
+        lambda: AutoencoderKLWan.from_config(config),
+        files,
+        {key: key for key in files.shapes},
+        dtype or torch.float32,
+        what="Wan's VAE",
+    )
