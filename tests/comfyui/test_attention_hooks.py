@@ -260,17 +260,17 @@ def test_attn1_patch_sees_our_output(scene, comfy):
 
 def test_attention_that_is_handed_containers(scene, monkeypatch):
     """As models of ComfyUI 0.33 and later may: q, k, v with the right to free them early."""
-    from comfy.ldm.modules import attention
+    from comfy.ldm.modules import attention as core_attention
     from comfy.ldm.wan import model as wan
 
-    if not hasattr(attention, "AttentionTensorContainer"):
+    if not hasattr(core_attention, "AttentionTensorContainer"):
         pytest.skip("this ComfyUI has no AttentionTensorContainer")
     model = scene.apply(scene.load(), scene.routers())
     expected = scene.sample(model)
     real, handed = wan.optimized_attention, []
 
     def with_containers(q, k, v, *args, **kwargs):
-        handed.append([attention.AttentionTensorContainer(t) for t in (q, k, v)])
+        handed.append([core_attention.AttentionTensorContainer(t) for t in (q, k, v)])
         return real(*handed[-1], *args, **kwargs)
 
     monkeypatch.setattr(wan, "optimized_attention", with_containers)
@@ -294,8 +294,7 @@ def test_model_attention_backend(scene, comfy):
 def test_another_forward_patch_is_kept_and_called(scene):
     """As KJNodes does it: an object patch over self_attn.forward."""
     model, calls = scene.load(), []
-    attention = model.model.diffusion_model.blocks[0].self_attn
-    original = attention.forward
+    original = model.model.diffusion_model.blocks[0].self_attn.forward
 
     def theirs(x, freqs, transformer_options):
         calls.append(x.shape[1])
@@ -321,13 +320,13 @@ def test_fp8_base(scene):
 
 
 def test_routers_are_kept_in_float32_and_loaded_with_the_model(scene):
-    import comfy.model_management
+    from comfy import model_management
 
     model = scene.apply(scene.load(), scene.routers())
     scene.sample(model)
     (patcher,) = model.get_additional_models_with_key("moga")
     assert {p.dtype for p in patcher.model.parameters()} == {torch.float32}
-    loaded = [m.model.model for m in comfy.model_management.current_loaded_models if m.model]
+    loaded = [m.model.model for m in model_management.current_loaded_models if m.model]
     assert patcher.model in loaded
 
 
