@@ -24,8 +24,7 @@ from ...encode import stream_encode
 from ...tiles import Tiling
 from .progress import Picture, Progress
 
-# Width and height of the pixels that the decoder packs into channels, by kind of VAE, where the
-# model does not say so itself.
+# Width and height of the pixels that the decoder packs into channels, by kind of VAE.
 PATCH_SIZES = {comfy.ldm.wan.vae.WanVAE: 1, comfy.ldm.wan.vae2_2.WanVAE: 2}
 
 
@@ -181,7 +180,7 @@ def output_dtype(vae) -> torch.dtype:
 
 
 def _patch_size(vae) -> int | None:
-    """The patch size of a Wan VAE, and None for any other."""
+    """The patch size of a Wan VAE, by itself or else by its class; None for any other VAE."""
     model = vae.first_stage_model
     usual = next((size for kind, size in PATCH_SIZES.items() if isinstance(model, kind)), None)
     own = getattr(model, "patch_size", None)
