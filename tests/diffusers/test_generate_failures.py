@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import moga.decode
 from moga.checkpoint import read, write
 from moga.config import MoGAConfig
 from moga.generate import main
@@ -71,6 +72,17 @@ def test_the_expert_that_gave_nan_is_named(line, model_files, changed, said, tmp
     assert words.startswith("changed_low.safetensors gave") and "try --dtype fp32, or" in words
     assert "in step 1 of" not in words
     assert list(tmp_path.glob("film*")) == []
+
+
+def test_a_vae_of_nan_leaves_the_latents_and_no_film(line, changed, said, tmp_path):
+    if not hasattr(moga.decode, "NotFiniteError"):
+        pytest.skip("moga.decode does not look at frames yet")
+    vae = changed("vae", nan_in("decoder.conv_out.bias"))
+    words = said(line(vae=vae), 1)
+    latents = tmp_path / "film.latents.safetensors"
+    assert "aren't numbers (NaN or infinite) from video frame 0 on" in words
+    assert words.endswith(f". The latents are in {latents}: --latents decodes them.")
+    assert latents.exists() and list(tmp_path.glob("film*.mp4")) == []
 
 
 @pytest.mark.parametrize("where", ["model", "routers"])
