@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import UMT5Config
 
 from ..checkpoint import DTYPES, check_routers, read_routers
 from ..config import MoGAConfig
@@ -102,7 +104,7 @@ def _transformer(
 ) -> Transformer:
     if os.path.isdir(path):
         folder = folders.model(path, "transformer")
-        config = folders.read_config(folder, "WanTransformer3DModel")
+        config = folders.read_config(folder, WanTransformer3DModel)
         size, own = folders.weights(folder).bytes_as(dtype), None
     else:
         own = open_wan(path)
@@ -144,7 +146,7 @@ def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
         )
     if os.path.isdir(path):
         folder = folders.model(path, "vae")
-        config = folders.read_config(folder, "AutoencoderKLWan")
+        config = folders.read_config(folder, AutoencoderKLWan)
         return config, folders.weights(folder).bytes_as(dtype)
     file = open_vae(path)
     return vae_config(file.shapes), file.bytes_as(dtype)
@@ -160,7 +162,7 @@ def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) 
         )
     if os.path.isdir(path):
         folder = text_encoder_folder(path)
-        check_text_width(folders.read_config(folder)["d_model"], wanted)
+        check_text_width(folders.read_config(folder, UMT5Config)["d_model"], wanted)
         return folders.weights(folder).bytes_as(dtype)
     file = open_text_encoder(path)
     check_text_width(umt5_config(file.shapes)["d_model"], wanted)

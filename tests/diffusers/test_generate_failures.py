@@ -304,8 +304,8 @@ def broken(config):
         "nothing in it": "{}",
     }
     for name, value in config.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            for other in ("x", -1, 0, 1.5, [2], None, 10**30):
+        if isinstance(value, int | float | list):
+            for other in ("x", -1, 0, 1.5, [2], [], ["x"] * 16, {}, True, None, 10**30):
                 texts[f"{name} {other!r:.9}"] = json.dumps({**config, name: other})
         texts[f"no {name}"] = json.dumps({k: v for k, v in config.items() if k != name})
     return texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusers import ConfigMixin
 from torch import Tensor
 
 from ...checkpoint import CheckpointError
@@ -16,13 +18,14 @@ from ...shotscript import shorten
 from ...tensors import read_tensors
 from .weights import WeightFile
 
-# What a config.json has to say of these where it names them; the rest is for diffusers to judge.
-_WHOLE_NUMBERS = (
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+# What is read here; the rest is for the classes of diffusers and transformers to judge.
+_SIZES = (
     *("num_attention_heads", "attention_head_dim", "num_layers", "in_channels", "out_channels"),
-    *("text_dim", "freq_dim", "ffn_dim", "z_dim", "scale_factor_spatial", "d_model"),
+    *("text_dim", "freq_dim", "ffn_dim", "z_dim", "d_model"),
+    *("scale_factor_spatial", "scale_factor_temporal"),
 )
-_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_MAY_BE_NONE = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
+_SIZES_OR_NONE = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
 # The largest number that is built from, by how its name begins: more would take hours and all
 # memory before anything is held against the weights.
 _MOST = {"num_": 1024, "rope_max_seq_len": 2**16, "attention_head_dim": 2**16, "": 2**24}
@@ -54,32 +57,60 @@ class Config(dict[str, Any]):
         raise CheckpointError(f"{self.path} lacks {key}; copy the whole folder again.")
 
 
-def read_config(folder: Path, kind: str | None = None) -> Config:
+def read_config(folder: Path, kind: Any = None) -> Config:
     """The settings of a model, of its own folder.
 
-    kind: the class that the folder has to be of, as it names it.
+    kind: the class of diffusers that the folder has to be of, or of transformers' settings.
     Raises CheckpointError for a file that holds no such settings.
     """
     path = folder / "config.json"
     config = Config(path, read_object(path))
-    if kind is not None and config.get("_class_name") != kind:
-        found = shorten(str(config.get("_class_name")), 60)
+    defaults = {} if kind is None else _defaults(kind)
+    found = config.get("_class_name")
+    if kind is not None and issubclass(kind, ConfigMixin) and found != kind.__name__:
         raise CheckpointError(
-            f"{folder} holds a {found}, not a {kind}; choose a model of Wan 2.1 or 2.2."
+            f"{folder} holds a {shorten(str(found), 60)}, not a {kind.__name__}; choose a model of "
+            "Wan 2.1 or 2.2."
         )
     for name, value in config.items():
         most = next(most for start, most in _MOST.items() if name.startswith(start))
-        if isinstance(value, int | float) and not value <= most:
+        large = isinstance(value, int | float) and not value <= most
+        if large or not (value is None or _fits(value, defaults.get(name))):
             raise _wrong(path, name, value)
-    for name in (*_WHOLE_NUMBERS, *_MAY_BE_NONE):
+    for name in (*_SIZES, *_SIZES_OR_NONE):
         value = config.get(name, 1)
-        if not (_is_size(value) or (value is None and name in _MAY_BE_NONE)):
+        if not (_is_size(value) or (value is None and name in _SIZES_OR_NONE)):
             raise _wrong(path, name, value)
-    patch = config.get("patch_size")  # of a VAE, one number or none
-    sizes = patch if isinstance(patch, list) else [1 if patch is None else patch]
-    if len(sizes) not in (1, 3) or not all(map(_is_size, sizes)):
+    patch, channels = config.get("patch_size"), config.get("z_dim", 16)
+    if not (patch is None or isinstance(patch, list) or _is_size(patch)):
         raise _wrong(path, "patch_size", patch)
+    lengths = {"patch_size": 3, "latents_mean": channels, "latents_std": channels}
+    for name, length in lengths.items():
+        value = config.get(name)
+        if isinstance(value, list) and len(value) != length:
+            raise _wrong(path, name, value)
     return config
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The settings that a class has where a file names none."""
+    if not issubclass(kind, ConfigMixin):
+        return kind().to_dict()
+    return {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items()}
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether a setting is of the type that its default has."""
+    if isinstance(default, bool | str):
+        return type(value) is type(default)
+    if isinstance(default, int):
+        return type(value) is int and (value > 0 or default < 1)
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    if isinstance(default, list | tuple):
+        of = default[0] if default else None
+        return isinstance(value, list) and all(_fits(one, of) for one in value)
+    return True
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -96,12 +127,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def weights(folder: Path) -> WeightFile:
     """The headers of a model's weights, in one file or several, as one. Raises CheckpointError."""
-    index = next(folder.glob("*.safetensors.index.json"), None)
-    if index is None:
-        names = [name for name in _NAMES if os.path.isfile(folder / name)][:1]
-    else:
-        files = read_object(index).get("weight_map")
-        names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
+    names: list[str] = []
+    for name in _WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if os.path.isfile(folder / name):
+            names = [name]
+        elif os.path.isfile(index):
+            files = read_object(index).get("weight_map")
+            names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
     found = Shards.joined(folder, [WeightFile.open(folder / name) for name in names])
     if not found.shapes:
         raise CheckpointError(f"{folder} holds no .safetensors weights; copy all of it.")
@@ -133,7 +166,8 @@ class Shards(WeightFile):
         """The tensors of `keys`, file by file."""
         wanted = set(keys)
         for path in dict.fromkeys(self.places.values()):
-            yield from read_tensors(path, [k for k in wanted if self.places[k] == path])
+            within = (key for key, place in self.places.items() if place == path)
+            yield from read_tensors(path, [key for key in within if key in wanted])
 
 
 def damaged(folder: Path, error: Exception) -> CheckpointError:

@@ -176,7 +176,7 @@ def text_encoder_folder(folder: Path) -> Path:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
     own, tokenizer = text_encoder_folder(folder), _folder_tokenizer(folder)
-    model = _assembled(folders.weights(own), folders.read_config(own), dtype)
+    model = _assembled(folders.weights(own), folders.read_config(own, UMT5Config), dtype)
     return model, tokenizer
 
 

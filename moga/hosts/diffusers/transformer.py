@@ -52,7 +52,7 @@ def load_wan(
     file = folder = None
     if os.path.isdir(path):
         folder = folders.model(Path(path), "transformer")
-        settings = folders.read_config(folder, WanTransformer3DModel.__name__)
+        settings = folders.read_config(folder, WanTransformer3DModel)
     else:
         file = open_wan(path)
         settings = wan_config(file)

@@ -175,7 +175,7 @@ class _Decoding:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
     own = folders.model(folder, "vae")
-    config, files = folders.read_config(own, AutoencoderKLWan.__name__), folders.weights(own)
+    config, files = folders.read_config(own, AutoencoderKLWan), folders.weights(own)
     return assemble(
         lambda: AutoencoderKLWan.from_config(config),
         files,
