@@ -183,6 +183,15 @@ def test_settings_of_a_newer_version(scene):
         assert "version 2 and this ComfyUI-MoGA reads up to 1; update ComfyUI-MoGA." in said
 
 
+def test_settings_that_no_latent_can_use(scene):
+    """Sampling would never end, and Interrupt not be heard."""
+    settings = {**json.loads(scene.Config().to_json()), "windows": [10**9, 10**9]}
+    for load in (load_merged, load_router_file):
+        name = f"{load.__name__}.safetensors"
+        said = words(load, scene, name, merged(scene), {"moga": json.dumps(settings)})
+        assert said == f"{name}: windows is 1000000000; give a whole number from 1 to 1024."
+
+
 @pytest.mark.parametrize(
     ("node", "folder", "field"),
     [

@@ -47,14 +47,6 @@ class RouterSet:
             self.patcher = _patcher(routers, config, self.blocks, self.dim)
 
 
-def router_set(
-    routers: Routers, config: MoGAConfig | None, source: str, *, dim: int, blocks: int
-) -> RouterSet:
-    """A RouterSet for a model of that width and block count. Raises CheckpointError."""
-    check_routers(routers, config, source=source, dim=dim, blocks=blocks)
-    return RouterSet(routers, config, source)
-
-
 def load_routers(path: str, source: str) -> RouterSet:
     """Read a router file, or the routers of a merged checkpoint.
 

@@ -63,7 +63,8 @@ def load_pipeline(
     from_image: begin with an image also where the model could do without (the 5B model).
     boundary: share of the timesteps that the low-noise expert gets; None is what Wan was made with.
     scheduler: "unipc" or "euler", both over flow matching's sigmas, moved by `shift`.
-    Raises CheckpointError for files that are missing or do not fit, BackendError.
+    Raises CheckpointError for files that are missing, damaged or do not fit, ConfigError for MoGA
+    settings that cannot be used, BackendError.
     """
     whole = pipeline_folder(model)
     options = {"dtype": dtype, "backend": backend}
@@ -112,7 +113,7 @@ def shot_inputs(
 
     embeddings: (shots, K, C) text of each shot, used instead of the pipeline's text encoder;
         negative_embeddings: (1 or shots, K, C).
-    Raises ShotMismatchError, also for captions that are too long.
+    Raises ShotMismatchError, also for captions that are too long and for text that isn't numbers.
     """
     for transformer in (pipe.transformer, pipe.transformer_2):
         if transformer is not None and not is_enabled(transformer):
