@@ -77,12 +77,12 @@ def make_plan(options: Options) -> Plan:
     ShotMismatchError, UsageError, CheckpointError and ConfigError, each with one sentence.
     """
     shots = ShotList.read(options.script, options.fps)
-    picture = None
-    if options.image is not None:
-        picture = open_picture(options.image, options.width, options.height)
     models = examine(options)
     _check_experts(options, models)
     layout = _layout(options, shots, models)
+    picture = None
+    if options.image is not None:
+        picture = open_picture(options.image, options.width, options.height)
     channels, frames = models.latent_channels, layout.frames
     height, width = options.height // models.scale, options.width // models.scale
     sampled = 4 * channels * frames * height * width
