@@ -17,6 +17,7 @@ import torch
 from attention import GRIDS, NO_PACKAGE, dense, hidden, layout_of
 from measuring import machine, queued
 from torch import Tensor, nn
+from torch.nn import LayerNorm, Linear
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -39,14 +40,14 @@ class Block(nn.Module):
         width = shape.width
         self.heads = heads
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.qkv = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.ModuleList(Linear(width, width) for _ in range(3))
+        self.out = Linear(width, width)
         self.norm_q, self.norm_k = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
-        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
-        self.norm_cross = nn.LayerNorm(width, eps=1e-6)
+        self.cross = nn.ModuleList(Linear(width, width) for _ in range(4))
+        self.norm_cross = LayerNorm(width, eps=1e-6)
         self.up, self.down = (
-            nn.Linear(width, shape.feed_forward),
-            nn.Linear(shape.feed_forward, width),
+            Linear(width, shape.feed_forward),
+            Linear(shape.feed_forward, width),
         )
         self.router = TokenRouter(width, groups)
         self.portions = 1  # of the feed-forward: fewer tokens at once, the same result

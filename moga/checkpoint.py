@@ -1,71 +1,104 @@
 """MoGA weights on disk: routers beside the model they belong to, settings in the header.
 
 Router keys follow the original Wan names, `blocks.{i}.self_attn.router.weight` (M, C) and `.bias`
-(M,); the safetensors header holds the MoGAConfig as JSON under `moga`. A merged file holds a whole
-model too, a router file only the routers.
+(M,), or diffusers', with `attn1` for `self_attn`; the safetensors header holds the MoGAConfig as
+JSON under `moga`. A merged file holds a whole model too, a router file only the routers.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tempfile
+import reprlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import MoGAConfig
+from .config import ConfigError, MoGAConfig
+from .tensors import (
+    CheckpointError,
+    Header,
+    read,
+    read_header,
+    read_tensors,
+    write_tensors,
+)
+
+__all__ = [
+    "DTYPES",
+    "CheckpointError",
+    "Header",
+    "Routers",
+    "check_routers",
+    "config_in",
+    "merge_routers",
+    "read",
+    "read_header",
+    "read_routers",
+    "router_key",
+    "split_routers",
+    "write",
+]
 
 METADATA_KEY = "moga"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_ROUTER = re.compile(r"(?:.*\.)?blocks\.(\d+)\.self_attn\.router\.(weight|bias)")
-_SUFFIXES = (".safetensors", ".sft")  # what ComfyUI takes for safetensors, in any case
-_MAX_HEADER = 100 << 20
+_ROUTER = re.compile(
+    r"(?:.*\.)?blocks\.(\d{1,4})\.(?:self_attn|attn1)\.router\.(weight|bias)", re.ASCII
+)
+_SHOWN = 6  # runs of block numbers in a message
 
 Routers = dict[int, dict[str, Tensor]]
 
 
-class CheckpointError(ValueError):
-    """A file that cannot be used; the message names it and says what to do."""
-
-
-class Header(NamedTuple):
-    """What a safetensors file holds, without its tensors: shapes by name, and its metadata."""
-
-    shapes: dict[str, tuple[int, ...]]
-    metadata: dict[str, str]
+def router_key(key: str) -> tuple[int, str] | None:
+    """Block and name ("weight" or "bias") where `key` is a router's, with any prefix; else None."""
+    match = _ROUTER.fullmatch(key)
+    return (int(match[1]), match[2]) if match else None
 
 
 def split_routers(
-    state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    state_dict: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    source: str = "the state dict",
 ) -> tuple[dict[str, Tensor], Routers, MoGAConfig | None]:
     """Take the routers out of a state dict.
 
     Returns the rest, the routers as {block index: {"weight": (M, C), "bias": (M,)}}, and the
     settings from the file's metadata where those are given. Keys may carry a prefix such as
-    `model.diffusion_model.`; the rest keeps it.
+    `model.diffusion_model.`; the rest keeps it. source: what messages call the file.
+    Raises CheckpointError for a block that has two routers, and ConfigError.
     """
     base: dict[str, Tensor] = {}
     routers: Routers = {}
     for key, tensor in state_dict.items():
-        match = _ROUTER.fullmatch(key)
-        if match:
-            routers.setdefault(int(match[1]), {})[match[2]] = tensor
-        else:
+        place = router_key(key)
+        if place is None:
             base[key] = tensor
-    return base, dict(sorted(routers.items())), config_in(metadata)
+            continue
+        router = routers.setdefault(place[0], {})
+        if place[1] in router:
+            raise CheckpointError(
+                f"{source} has two routers for block {place[0]} (one is {key}); use a file that "
+                "holds one model."
+            )
+        router[place[1]] = tensor
+    return base, dict(sorted(routers.items())), config_in(metadata, source)
 
 
-def config_in(metadata: Mapping[str, str] | None) -> MoGAConfig | None:
-    """The settings in a file's metadata, if there are any. Raises ConfigError."""
+def config_in(metadata: Mapping[str, str] | None, source: str = "") -> MoGAConfig | None:
+    """The settings in a file's metadata, if there are any.
+
+    source: what messages call the file. Raises ConfigError.
+    """
     text = (metadata or {}).get(METADATA_KEY)
-    return MoGAConfig.from_json(text) if text else None
+    if not text:
+        return None
+    try:
+        return MoGAConfig.from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
 
 
 def merge_routers(base: Mapping[str, Tensor], routers: Routers) -> dict[str, Tensor]:
@@ -82,6 +115,8 @@ def check_routers(
 ) -> None:
     """Raise CheckpointError unless there is one complete router for each block of the model.
 
+    Values are looked at as well, unless the tensors are on the meta device.
+
     source: what the message calls the file. dim: model width C. blocks: how many the model has.
     """
     if not routers:
@@ -91,72 +126,83 @@ def check_routers(
             f"{source} holds routers but no `moga` settings in its header (a tool that rewrote it "
             "dropped them); use the file as it was saved by the trainer."
         )
-    if sorted(routers) != list(range(blocks)):
-        raise CheckpointError(
-            f"{source} has routers for {len(routers)} blocks, the model has {blocks}; "
-            "use routers that were made for this model."
-        )
-    own = {len(router["weight"]) for router in routers.values() if "weight" in router}
-    if own - {config.groups}:
-        have = ", ".join(map(str, sorted(own)))
+    _check_blocks(routers, source, blocks)
+    own = {router["weight"].shape[:1] for router in routers.values() if "weight" in router}
+    if own - {(config.groups,)}:
+        have = ", ".join(str(*shape) or "none" for shape in sorted(own))
         raise CheckpointError(
             f"{source} has settings for {config.groups} groups and router weights for {have}; use "
             "routers with the settings they were trained with."
         )
     for index, router in routers.items():
-        expected = {"weight": (config.groups, dim), "bias": (config.groups,)}
-        for name, shape in expected.items():
-            found = tuple(router[name].shape) if name in router else None
-            if found != shape:
-                what = f"has shape {found}" if found else "is missing"
-                raise CheckpointError(
-                    f"{source}: the router {name} of block {index} {what}, the model needs {shape} "
-                    f"({config.groups} groups, width {dim}); use routers made for this model."
-                )
+        for name, shape in (("weight", (config.groups, dim)), ("bias", (config.groups,))):
+            problem = _router_problem(router.get(name), shape)
+            if problem is not None:
+                raise CheckpointError(f"{source}: the router {name} of block {index} {problem}")
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Shapes and metadata of a safetensors file, after checking that the file is whole.
+def _check_blocks(routers: Routers, source: str, blocks: int) -> None:
+    if routers.keys() == set(range(blocks)):
+        return
+    if routers.keys() == set(range(len(routers))):
+        raise CheckpointError(
+            f"{source} has routers for {len(routers)} blocks, the model has {blocks}; "
+            "use routers that were made for this model."
+        )
+    missing = [index for index in range(blocks) if index not in routers]
+    extra = [index for index in sorted(routers) if index >= blocks]
+    words = [f"no router for {_named(missing)}"] if missing else []
+    words += [f"a router for {_named(extra)}"] if extra else []
+    raise CheckpointError(
+        f"{source} has {' and '.join(words)}, where the blocks are 0 to {blocks - 1}; use a whole "
+        "file of routers that were made for this model."
+    )
 
-    Raises CheckpointError for anything that is not a complete safetensors file; pickles are never
-    opened.
+
+def _named(blocks: list[int]) -> str:
+    """Ascending block numbers in words: "block 3", "blocks 0, 4 to 6"."""
+    runs: list[list[int]] = []
+    for index in blocks:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1][1:] = [index]
+        else:
+            runs.append([index])
+    shown = [" to ".join(map(str, run)) for run in runs[:_SHOWN]]
+    more = ["..."] if len(runs) > _SHOWN else []
+    return f"block{'s' if len(blocks) > 1 else ''} {', '.join(shown + more)}"
+
+
+def _router_problem(tensor: Tensor | None, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a tensor of a router, in words; None for nothing."""
+    if tensor is None:
+        return f"is missing; the model needs {shape}, so use a whole file of routers."
+    if tuple(tensor.shape) != shape:
+        found = reprlib.repr(tuple(tensor.shape))
+        width = f", width {shape[1]}" if len(shape) > 1 else ""
+        return (
+            f"has shape {found}, the model needs {shape} ({shape[0]} groups{width}); use routers "
+            "made for this model."
+        )
+    if not tensor.is_floating_point():
+        return f"is {str(tensor.dtype).removeprefix('torch.')}; save routers in float32."
+    if not (tensor.is_meta or tensor.float().isfinite().all()):
+        return (
+            "has values that aren't numbers (NaN or infinite); use a checkpoint from before its "
+            "training went wrong, or download the file again."
+        )
+    return None
+
+
+def read_routers(path: str | os.PathLike[str], source: str) -> tuple[Routers, MoGAConfig | None]:
+    """The routers of a router file or merged checkpoint and their settings; nothing else is read.
+
+    source: what messages call the file. Neither is there in a file without. Raises CheckpointError,
+    ConfigError.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise CheckpointError(
-            f"{path.name} is not a .safetensors file; other formats can run code when they are "
-            "opened, so convert it first."
-        )
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > _MAX_HEADER:
-            raise CheckpointError(
-                f"{path.name} is not a safetensors file, whatever its name says; download it again."
-            )
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        metadata = header.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        end, metadata, shapes = None, {}, {}
-    if end is None or size != 8 + length + end:
-        raise CheckpointError(
-            f"{path.name} is damaged or incomplete ({size} bytes); download or save it again."
-        )
-    return Header(shapes, metadata)
-
-
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file. Raises CheckpointError."""
-    metadata = read_header(path).metadata
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{Path(path).name} cannot be read: {error}.") from None
+    header = read_header(path)
+    config = config_in(header.metadata, source)
+    keys = [key for key in header.shapes if router_key(key)]
+    return split_routers(dict(read_tensors(path, keys)), source=source)[1], config
 
 
 def write(
@@ -168,17 +214,11 @@ def write(
     """Write tensors with their MoGA settings; the file appears under its name only when whole.
 
     state_dict: router keys, with or without a model (see `merge_routers`). config: None for a file
-    that has no such settings. metadata: further header entries.
+    that has no such settings. metadata: further header entries. Raises OSError when the place
+    cannot be written or is full.
     """
-    path = Path(path)
     tensors = {key: tensor.detach().contiguous() for key, tensor in state_dict.items()}
     header = {**(metadata or {}), "format": "pt"}
     if config is not None:
         header[METADATA_KEY] = config.to_json()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, name, header)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_tensors(path, tensors, header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ VERSION = 1
 BRANCHES = ("routed", "windows", "frames")
 COMBINES = ("mean", "lse")
 MAX_GROUPS = 256  # group ids are sorted as bytes
+MAX_POSITIONS = 1024  # that Wan's RoPE reaches in each direction, so no latent is longer or wider
 
 
 class ConfigError(ValueError):
@@ -22,10 +24,10 @@ class ConfigError(ValueError):
 class MoGAConfig:
     """How one MoGA attention layer attends (arXiv 2510.18692, section 3).
 
-    groups: number of routed groups M.
-    windows: spatial windows per latent frame, (rows, columns).
-    window_frames: latent frames per temporal group of a window, at most.
-    boundary_frames: latent frames of keys and values borrowed from each adjacent shot.
+    groups: number of routed groups M, up to 256.
+    windows: spatial windows per latent frame, (rows, columns), each up to 1024.
+    window_frames: latent frames per temporal group of a window, at most; up to 1024.
+    boundary_frames: latent frames of keys and values borrowed from each adjacent shot, up to 1024.
     gate: multiply the routed branch by the winning probability.
     combine: "mean" of the branches (the paper), or "lse": one softmax over all neighbourhoods,
         without the gate, for routers that were fitted rather than trained.
@@ -46,26 +48,29 @@ class MoGAConfig:
         _whole("groups", self.groups, 1, MAX_GROUPS)
         if not isinstance(self.windows, (tuple, list)) or len(self.windows) != 2:
             raise ConfigError(
-                f"windows is {self.windows!r}; give two whole numbers, rows and columns."
+                f"windows is {_show(self.windows)}; give two whole numbers, rows and columns."
             )
         for count in self.windows:
-            _whole("windows", count, 1)
-        _whole("window_frames", self.window_frames, 1)
-        _whole("boundary_frames", self.boundary_frames, 0)
+            _whole("windows", count, 1, MAX_POSITIONS)
+        _whole("window_frames", self.window_frames, 1, MAX_POSITIONS)
+        _whole("boundary_frames", self.boundary_frames, 0, MAX_POSITIONS)
         if not isinstance(self.gate, bool):
-            raise ConfigError(f"gate is {self.gate!r}; give true or false.")
+            raise ConfigError(f"gate is {_show(self.gate)}; give true or false.")
         if self.combine not in COMBINES:
-            raise ConfigError(f"combine is {self.combine!r}; choose one of {', '.join(COMBINES)}.")
-        chosen = self.branches
-        if not isinstance(chosen, (tuple, list)) or not chosen or len(set(chosen)) != len(chosen):
             raise ConfigError(
-                f"branches is {chosen!r}; name each branch once, out of {', '.join(BRANCHES)}."
+                f"combine is {_show(self.combine)}; choose one of {', '.join(COMBINES)}."
             )
-        for branch in chosen:
+        chosen = self.branches
+        names = chosen if isinstance(chosen, (tuple, list)) else ()
+        for branch in names:
             if branch not in BRANCHES:
                 raise ConfigError(
-                    f"branches names {branch!r}; choose out of {', '.join(BRANCHES)}."
+                    f"branches names {_show(branch)}; choose out of {', '.join(BRANCHES)}."
                 )
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(
+                f"branches is {_show(chosen)}; name each branch once, out of {', '.join(BRANCHES)}."
+            )
         object.__setattr__(self, "windows", tuple(self.windows))
         object.__setattr__(self, "branches", tuple(b for b in BRANCHES if b in chosen))
 
@@ -78,10 +83,10 @@ class MoGAConfig:
         """Read `to_json` output. Raises ConfigError on anything this version cannot honour."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers and lists can be too long for it
             raise ConfigError(f"the moga metadata is not JSON ({error}); save it again.") from None
         if not isinstance(data, Mapping):
-            raise ConfigError(f"the moga metadata is {data!r}; it must be a JSON object.")
+            raise ConfigError(f"the moga metadata is {_show(data)}; it must be a JSON object.")
         return cls.from_dict(data)
 
     @classmethod
@@ -90,22 +95,28 @@ class MoGAConfig:
         values = dict(data)
         version = values.pop("version", None)
         if type(version) is not int or version < 1:
-            raise ConfigError(f"the moga metadata has version {version!r}; expected {VERSION}.")
+            raise ConfigError(
+                f"the moga metadata has version {_show(version)}; expected {VERSION}."
+            )
         if version > VERSION:
             raise ConfigError(
-                f"the moga metadata has version {version} and this ComfyUI-MoGA reads up to "
+                f"the moga metadata has version {_show(version)} and this ComfyUI-MoGA reads up to "
                 f"{VERSION}; update ComfyUI-MoGA."
             )
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(
-                f"the moga metadata has the unknown setting {unknown[0]!r}; "
+                f"the moga metadata has the unknown setting {_show(unknown[0])}; "
                 "it was not written by ComfyUI-MoGA, or its header was edited."
             )
         return cls(**values)
 
 
-def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    if type(value) is not int or value < low or (high is not None and value > high):
-        limit = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise ConfigError(f"{name} is {value!r}; give a whole number {limit}.")
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(f"{name} is {_show(value)}; give a whole number from {low} to {high}.")
+
+
+def _show(value: object) -> str:
+    """A value as a message quotes it: in one line, however large it is."""
+    return reprlib.repr(value)

@@ -29,9 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from .generate import main as generate
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    for old in (FILM, LATENTS):
-        (options.out / old).unlink(missing_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for old in (FILM, LATENTS):
+            (options.out / old).unlink(missing_ok=True)
+    except OSError as error:
+        print(
+            f"moga.demo: --out is {options.out}, which cannot be written ({error.strerror}); "
+            "choose another folder.",
+            file=sys.stderr,
+        )
+        return 2
     given = {
         "--script": options.script,
         "--model": MODEL / "model.safetensors",

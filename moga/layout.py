@@ -121,13 +121,13 @@ def _temporal_groups(
 
 
 def _split(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
-    """Cut a range into `parts` runs as equal as possible, longer ones first; drop empty ones."""
+    """Cut a range into `parts` runs as equal as possible, longer ones first, none empty."""
+    parts = min(parts, stop - start)  # the rest would be empty, however many are asked for
     size, longer = divmod(stop - start, parts)
     runs, at = [], start
     for part in range(parts):
         end = at + size + (part < longer)
-        if end > at:
-            runs.append((at, end))
+        runs.append((at, end))
         at = end
     return runs
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 _CHUNK = 32_768  # tokens whose float32 copy exists at once
@@ -74,7 +74,7 @@ def route(x: Tensor, score: Callable[[Tensor], Tensor]) -> Routing:
     Scores are computed in float32 whatever the type of x and whatever autocast says, a slice of
     the tokens at a time, so that no float32 copy of the whole x exists.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device.type, enabled=False):
         scores = [score(part.float()) for part in x.split(_CHUNK, dim=1)]
     return Routing.from_scores(scores[0] if len(scores) == 1 else torch.cat(scores, dim=1))
 

@@ -52,24 +52,24 @@ def run_workflow(comfyui: Path, base: Path, **changes: Any) -> Path:
     from harness.graph import api_prompt
     from harness.workflow import small
 
-    comfy = boot(comfyui, base, ROOT)
-    prompt = api_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), comfy.nodes)
-    with as_small_as(install(comfy)):
+    server = boot(comfyui, base, ROOT)
+    prompt = api_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.nodes)
+    with as_small_as(install(server)):
         script = SCRIPT.read_text(encoding="utf-8")
         shown = {"width": 160, "height": 96, "steps": 20, "cfg": 3.0, "shift": 3.0, "text": ""}
-        comfy.run(small(prompt, **{**shown, "script": script, **changes}))
-    (video,) = comfy.output_dir.rglob("*.mp4")
+        server.run(small(prompt, **{**shown, "script": script, **changes}))
+    (video,) = server.output_dir.rglob("*.mp4")
     return video
 
 
-def install(comfy: Any) -> dict[str, tuple[int, ...]]:
+def install(server: Any) -> dict[str, tuple[int, ...]]:
     """Put the demo's files under the names that the workflow asks for. Returns their shapes."""
     import torch
     from harness.workflow import ENCODER, MOGA, VAE
     from safetensors.torch import load_file, save_file
 
     folders = {MOGA: "diffusion_models", VAE: "vae", ENCODER: "text_encoders"}
-    places = {name: comfy.models_dir / folder / name for name, folder in folders.items()}
+    places = {name: server.models_dir / folder / name for name, folder in folders.items()}
     for place in places.values():
         place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(MODEL / "model.safetensors", places[MOGA])

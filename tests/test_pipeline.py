@@ -179,5 +179,5 @@ def test_cuda_frames_arrive_unharmed():
     given, got = [frames.repeat(1, 64, 64, 1) for frames in chunks(50, frames=4)], []
     with Pipeline(lambda frames: got.append(frames.copy())) as pipeline:
         for frames in given:
-            pipeline.put(frames.cuda())
+            pipeline.put(frames.to(device="cuda"))
     assert np.array_equal(np.concatenate(got), to_uint8(torch.cat(given)).numpy())

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import autocast
 
 from moga.routing import Routing, TokenRouter, balance_loss, route
 
@@ -35,7 +36,7 @@ def test_scores_are_float32_under_autocast_and_for_bfloat16():
     router = TokenRouter(64, 3)
     x = torch.randn(1, 50, 64).bfloat16()
     expected = torch.nn.functional.linear(x.float(), router.weight, router.bias)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast("cpu", dtype=torch.bfloat16):
         routing = router(x)
     assert torch.allclose(routing.probabilities, expected.softmax(-1), atol=1e-6)
 

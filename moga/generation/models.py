@@ -1,23 +1,31 @@
-"""The model files of a run, judged by their headers before anything large is read."""
+"""The model files of a run, judged by their headers and routers before anything large is read."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import UMT5Config
 
-from ..checkpoint import DTYPES, check_routers, split_routers
+from ..checkpoint import DTYPES, check_routers, read_routers
 from ..config import MoGAConfig
 from ..hosts.diffusers import folders
 from ..hosts.diffusers.image_encoder import open_image_encoder
-from ..hosts.diffusers.pipeline import check_pair, check_text_width, check_vae, takes_image
+from ..hosts.diffusers.pipeline import (
+    check_pair,
+    check_text_width,
+    check_vae,
+    pipeline_folder,
+    takes_image,
+)
 from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
-from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
+from ..hosts.diffusers.transformer import open_routers, open_wan, wan_config
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
-from ..hosts.diffusers.weights import WeightFile
 from .options import DENSE, Options, UsageError
 
 _PATCH = 2  # of all Wan models
@@ -59,13 +67,13 @@ class Models:
 
 
 def examine(options: Options) -> Models:
-    """Open the headers of all model files and hold them against each other.
+    """Open the headers of all model files, and the routers, and hold them against each other.
 
-    Raises UsageError and CheckpointError, each with what to give instead.
+    Raises UsageError, CheckpointError and ConfigError, each with what to give instead.
     """
     dtype = DTYPES[options.dtype]
     model = options.model
-    whole = model if model and (model / "model_index.json").is_file() else None
+    whole = pipeline_folder(model) if model else None
     vae, vae_size = _vae(options.vae or whole, dtype)
     channels, scale = vae.get("z_dim", 16), vae.get("scale_factor_spatial", 8)
     if options.latents is not None:
@@ -94,29 +102,28 @@ def examine(options: Options) -> Models:
 def _transformer(
     path: Path, routers: Path | None, dtype: torch.dtype, options: Options, flag: str
 ) -> Transformer:
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = folders.model(path, "transformer")
-        config, size, own = folders.read_config(folder), _folder_size(folder, dtype), None
+        config = folders.read_config(folder, WanTransformer3DModel)
+        size, own = folders.weights(folder).bytes_as(dtype), None
     else:
         own = open_wan(path)
         config, size = wan_config(own), own.bytes_as(dtype)
     if options.attention == DENSE:
         return Transformer(path.name, config, size, None)
     carrier = open_routers(routers) if routers else own
-    shapes = router_shapes(carrier) if carrier else {}
-    if not shapes:
+    found, moga = read_routers(carrier.path, carrier.name) if carrier else ({}, None)
+    routed = moga is None or "routed" in moga.branches  # static branches alone need no routers
+    if routed and not found:
         raise UsageError(
             f"{path.name} holds no MoGA routers; give {flag} FILE, or --attention dense for plain "
             "Wan with a text per shot."
         )
-    moga = split_routers({}, carrier.metadata)[2]
-    empty = {
-        index: {name: torch.empty(shape, device="meta") for name, shape in parts.items()}
-        for index, parts in shapes.items()
-    }
-    found = Transformer(path.name, config, size, moga)
-    check_routers(empty, moga, source=carrier.name, dim=found.width, blocks=config["num_layers"])
-    return found
+    transformer = Transformer(path.name, config, size, moga)
+    if routed:
+        blocks = config["num_layers"]
+        check_routers(found, moga, source=carrier.name, dim=transformer.width, blocks=blocks)
+    return transformer
 
 
 def _check_image(options: Options, transformer: Transformer) -> None:
@@ -137,9 +144,10 @@ def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
             "--vae is missing; give wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B "
             "model)."
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = folders.model(path, "vae")
-        return folders.read_config(folder), _folder_size(folder, dtype)
+        config = folders.read_config(folder, AutoencoderKLWan)
+        return config, folders.weights(folder).bytes_as(dtype)
     file = open_vae(path)
     return vae_config(file.shapes), file.bytes_as(dtype)
 
@@ -152,15 +160,10 @@ def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) 
         raise UsageError(
             "--text-encoder is missing; give umt5_xxl_fp16.safetensors, or --embeddings."
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = text_encoder_folder(path)
-        check_text_width(folders.read_config(folder)["d_model"], wanted)
-        return _folder_size(folder, dtype)
+        check_text_width(folders.read_config(folder, UMT5Config)["d_model"], wanted)
+        return folders.weights(folder).bytes_as(dtype)
     file = open_text_encoder(path)
     check_text_width(umt5_config(file.shapes)["d_model"], wanted)
     return file.bytes_as(dtype)
-
-
-def _folder_size(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of the weights in a folder, once cast."""
-    return sum(WeightFile.open(path).bytes_as(dtype) for path in folder.glob("*.safetensors"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
     file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
     file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
          "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
-    file("--image", help="the first frame")
+    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
+         "the middle; what is transparent lies on white")  # fmt: skip
     file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
          "needs --vae and no other model")  # fmt: skip
     file("--contact-sheet", help="also write a picture with some frames of every shot")
@@ -148,18 +150,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _check(options: Options) -> None:
     """What can be judged without opening a file."""
-    if options.out.suffix.lower() != ".mp4":
-        raise UsageError(f"--out is {options.out.name!r}; give a name that ends in .mp4.")
-    if not options.out.absolute().parent.is_dir():
-        raise UsageError(f"--out names a folder that is not there ({options.out.parent}); make it.")
-    if options.out.exists():
-        raise UsageError(f"{options.out} exists already; choose another name.")
-    sheet = options.contact_sheet
-    if sheet is not None:
-        if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise UsageError(f"--contact-sheet is {sheet.name!r}; give a name that ends in .png.")
-        if not sheet.absolute().parent.is_dir():
-            raise UsageError(f"--contact-sheet names a folder that is not there ({sheet.parent}).")
+    _check_places(options)
     ranges = {"steps": (1, 1000), "shift": (0.01, 100), "cfg": (0, 100), "cfg_low": (0, 100)}
     for name, (low, high) in ranges.items():
         value = getattr(options, name)
@@ -185,5 +176,23 @@ def _check(options: Options) -> None:
         require(options.backend)
     for name in ("script", "image", "latents"):
         path = getattr(options, name)
-        if path is not None and not path.is_file():
+        if path is not None and not os.path.isfile(path):
             raise UsageError(f"--{name} is {path}, which is not there; check the path.")
+
+
+def _check_places(options: Options) -> None:
+    """Names and folders of what is written; what can be written there is places.py's."""
+    if options.out.suffix.lower() != ".mp4":
+        raise UsageError(f"--out is {options.out.name!r}; give a name that ends in .mp4.")
+    if not os.path.isdir(options.out.absolute().parent):
+        raise UsageError(f"--out names a folder that is not there ({options.out.parent}); make it.")
+    if os.path.lexists(options.out):
+        raise UsageError(f"{options.out} exists already; choose another name.")
+    sheet = options.contact_sheet
+    if sheet is not None:
+        if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise UsageError(f"--contact-sheet is {sheet.name!r}; give a name that ends in .png.")
+        if not os.path.isdir(sheet.absolute().parent):
+            raise UsageError(f"--contact-sheet names a folder that is not there ({sheet.parent}).")
+        if os.path.isdir(sheet):
+            raise UsageError(f"--contact-sheet is {sheet}, a folder; choose another name.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from torch import Tensor
+
+from ..config import MAX_POSITIONS
 from ..flops import density
 from ..hosts.diffusers.pipeline import check_embeddings
 from ..hosts.diffusers.text_encoder import check_lengths, load_tokenizer
@@ -16,15 +19,20 @@ from ..video import find_ffmpeg
 from .memory import Memory, estimate
 from .models import Models, examine
 from .options import Options, UsageError
-from .tensors import embeddings_header, has_negative, latents_shape, prompt_shape
+from .picture import Picture, open_picture
+from .places import prove
+from .tensors import Embeddings, read_embeddings, read_latents
 
-_POSITIONS = 1024  # that Wan's RoPE tables reach, in each direction
 _VIDEO_BITS_PER_PIXEL = 4.0  # what H.264 at crf 18 takes for noise; pictures, a tenth of it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that fits together. Sizes are bytes."""
+    """A run that fits together, with what it begins from read already. Sizes are bytes.
+
+    picture: of the film's size; embeddings: in float32; latents: (1, C, t, h, w) to be decoded,
+    where nothing is sampled.
+    """
 
     options: Options
     shots: ShotList
@@ -33,6 +41,9 @@ class Plan:
     memory: Memory
     latents_size: int
     video_size: int
+    picture: Picture | None = None
+    embeddings: Embeddings | None = None
+    latents: Tensor | None = None
 
     def text(self) -> str:
         """The plan for reading."""
@@ -43,6 +54,8 @@ class Plan:
             f"video     {self.shots.frames} frames of {self.options.width}x{self.options.height}",
             f"tokens    {layout.tokens} ({layout.frames} x {layout.height} x {layout.width})",
         ]
+        if self.picture is not None:
+            lines.append(f"image     {self.picture.said}")
         for transformer in self.models.transformers:
             if transformer.moga is None:
                 share = "dense, by --attention dense"
@@ -60,31 +73,44 @@ class Plan:
 def make_plan(options: Options) -> Plan:
     """Read the script and the headers of all files, and hold them against each other.
 
-    Raises ShotScriptError, ShotMismatchError, UsageError, CheckpointError and ConfigError, each
-    with one sentence.
+    That there is a place for the film is proved by writing there. Raises ShotScriptError,
+    ShotMismatchError, UsageError, CheckpointError and ConfigError, each with one sentence.
     """
     shots = ShotList.read(options.script, options.fps)
-    if options.image is not None:
-        open_image(options.image)
     models = examine(options)
     _check_experts(options, models)
     layout = _layout(options, shots, models)
+    picture = None
+    if options.image is not None:
+        picture = open_picture(options.image, options.width, options.height)
     channels, frames = models.latent_channels, layout.frames
     height, width = options.height // models.scale, options.width // models.scale
-    _check_tensors(options, shots, models, (1, channels, frames, height, width))
-    latents = 4 * channels * frames * height * width
+    sampled = 4 * channels * frames * height * width
     pixels = shots.frames * options.height * options.width
+    embeddings = latents = None
+    if options.latents is not None:
+        latents = _latents(options.latents, (1, channels, frames, height, width))
+    elif os.path.lexists(options.latents_out):
+        raise UsageError(f"{options.latents_out} exists already; choose another --out.")
+    elif options.embeddings is not None:
+        embeddings = _embeddings(options, len(shots.shots), models.first.config["text_dim"])
+    else:
+        check_lengths(load_tokenizer(options.text_encoder or options.model), shots.texts)
     plan = Plan(
         options,
         shots,
         models,
         layout,
         estimate(options, models, layout),
-        0 if options.latents else latents,
+        0 if options.latents else sampled,
         int(pixels * _VIDEO_BITS_PER_PIXEL / 8),
+        picture,
+        embeddings,
+        latents,
     )
+    prove(options)  # better missed now than after sampling, like room and the program
     _check_disk(plan)
-    find_ffmpeg()  # better missed now than after sampling
+    find_ffmpeg()
     return plan
 
 
@@ -117,9 +143,9 @@ def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
         ("rows", layout.height),
         ("columns", layout.width),
     ):
-        if count > _POSITIONS:
+        if count > MAX_POSITIONS:
             raise UsageError(
-                f"the film has {count} latent {name}, and Wan's positions end at {_POSITIONS}; "
+                f"the film has {count} latent {name}, and Wan's positions end at {MAX_POSITIONS}; "
                 f"{'shorten the shots' if name == 'frames' else 'make --size smaller'}."
             )
     return layout
@@ -129,39 +155,33 @@ def _whose(models: Models) -> str:
     return models.first.name if models.transformers else "Wan"
 
 
-def _check_tensors(
-    options: Options, shots: ShotList, models: Models, latents: tuple[int, ...]
-) -> None:
-    if options.latents is not None:
-        found = latents_shape(options.latents)
-        if found != latents:
-            raise UsageError(
-                f"{options.latents.name} has the shape {found}, but script, size and VAE make "
-                f"{latents}; give the script and --size of the run that saved it."
-            )
-        return
-    if options.latents_out.exists():
-        raise UsageError(f"{options.latents_out} exists already; choose another --out.")
-    if options.embeddings is None:
-        check_lengths(load_tokenizer(options.text_encoder or options.model), shots.texts)
-        return
-    header = embeddings_header(options.embeddings)
-    check_embeddings(prompt_shape(header), len(shots.shots), models.first.config["text_dim"])
-    if options.cfg > 1 and not has_negative(header):
+def _latents(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Saved latents of that shape."""
+    latents = read_latents(path)
+    if latents.shape != shape:
         raise UsageError(
-            f"{options.embeddings.name} has no negative_prompt_embeds, which --cfg {options.cfg:g} "
-            "needs; add them, or give --cfg 1."
+            f"{path.name} has the shape {tuple(latents.shape)}, but script, size and VAE make "
+            f"{shape}; give the script and --size of the run that saved it."
         )
+    return latents
 
 
-def open_image(path: Path) -> Any:
-    """The first frame as an RGB picture. Raises UsageError for what is none."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(path).convert("RGB")
-    except (UnidentifiedImageError, OSError):
-        raise UsageError(f"--image is {path}, which is no picture; give a PNG or JPEG.") from None
+def _embeddings(options: Options, shots: int, text_dim: int) -> Embeddings:
+    """Encoded captions for that many shots, and for what to avoid where guidance needs it."""
+    found, name = read_embeddings(options.embeddings), options.embeddings.name
+    check_embeddings(found.prompt.shape, shots, text_dim)
+    one, each = (1, *found.prompt.shape[1:]), found.prompt.shape
+    if found.negative is not None and found.negative.shape not in (one, each):
+        raise UsageError(
+            f"{name} has negative_prompt_embeds of shape {tuple(found.negative.shape)}, and the "
+            f"captions need {one}; encode both to the same length."
+        )
+    if options.cfg > 1 and found.negative is None:
+        raise UsageError(
+            f"{name} has no negative_prompt_embeds, which --cfg {options.cfg:g} needs; add them, "
+            "or give --cfg 1."
+        )
+    return found
 
 
 def _check_disk(plan: Plan) -> None:

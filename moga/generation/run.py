@@ -15,15 +15,19 @@ from ..checkpoint import DTYPES
 from ..hosts.diffusers.enable import enable_moga
 from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
 from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
-from ..video import VideoWriter
+from ..video import VideoError, VideoWriter
 from .options import DENSE, Options, UsageError
-from .plan import Plan, open_image
+from .places import LatentsLostError, RunError, save_latents, words_of
+from .plan import Plan
 from .sheet import ContactSheet
-from .tensors import read_embeddings, read_latents, write_latents
+from .tensors import broken_frame
 
 
 def run(plan: Plan) -> Path:
-    """Make the film. Returns its path. Whatever goes wrong later, the latents are saved first."""
+    """Make the film. Returns its path. Whatever goes wrong later, the latents are saved first.
+
+    Raises UsageError, and RunError for what cannot be seen before.
+    """
     options = plan.options
     device = choose_device(options.device)
     if options.offload != "none" and device.type == "cpu":
@@ -31,7 +35,7 @@ def run(plan: Plan) -> Path:
     try:
         return _run(plan, device)
     except torch.OutOfMemoryError:
-        raise UsageError(
+        raise RunError(
             f"{device} ran out of memory; give --offload model or group, a smaller --size or "
             "shorter shots."
         ) from None
@@ -39,26 +43,40 @@ def run(plan: Plan) -> Path:
 
 def _run(plan: Plan, device: torch.device) -> Path:
     options, pipe = plan.options, _load(plan, device)
-    if options.latents is not None:
-        latents = read_latents(options.latents)
-    else:
+    lost = None
+    latents = plan.latents
+    if latents is None:
         latents = sample(pipe, plan)
-        write_latents(options.latents_out, latents, _settings(options, plan))
-        print(f"saved {options.latents_out}, which --latents decodes with just the VAE", flush=True)
-    decode(pipe, plan, latents)
+        try:
+            save_latents(options, latents, _settings(options, plan))
+            kept = f"saved {options.latents_out}, which --latents decodes with just the VAE"
+            print(kept, flush=True)
+        except LatentsLostError as error:
+            lost = error  # then the film is all that there can be
+    try:
+        decode(pipe, plan, latents)
+    except (RunError, VideoError, OSError) as error:
+        if lost is None:
+            raise
+        raise RunError(f"{lost}, and the film could not be made: {error}") from error
+    if lost is not None:
+        raise RunError(f"{options.out} is written, but {lost}; make room for the latents.")
     return options.out
 
 
 def sample(pipe: Any, plan: Plan) -> Tensor:
-    """The latents (1, C, t, h, w) in float32 on the CPU."""
+    """The latents (1, C, t, h, w) in float32 on the CPU.
+
+    Raises RunError at the first step whose values aren't numbers.
+    """
     options = plan.options
     text: dict[str, Any] = {"negative_prompt": options.negative}
-    if options.embeddings is not None:
-        given = read_embeddings(options.embeddings)
+    if plan.embeddings is not None:
+        given = plan.embeddings
         text = {"embeddings": given.prompt, "negative_embeddings": given.negative}
     inputs = shot_inputs(pipe, plan.shots, **text)
-    if options.image is not None:
-        inputs["image"] = open_image(options.image)
+    if plan.picture is not None:
+        inputs["image"] = plan.picture.image
     if len(plan.models.transformers) > 1:
         inputs["guidance_scale_2"] = options.cfg if options.cfg_low is None else options.cfg_low
     pipe.set_progress_bar_config(desc="sampling", unit="step")
@@ -71,8 +89,32 @@ def sample(pipe: Any, plan: Plan) -> Tensor:
         # On the CPU, so that a seed means the same noise on every device.
         generator=torch.Generator("cpu").manual_seed(options.seed),
         output_type="latent",
+        callback_on_step_end=_Watch(plan),
+        callback_on_step_end_tensor_inputs=["latents"],
     ).frames
     return latents.float().cpu()
+
+
+class _Watch:
+    """Looks at the latents after each step: one that isn't a number makes all of the film black."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __call__(self, pipe: Any, step: int, time: Tensor, values: dict[str, Any]) -> dict:
+        frame = broken_frame(values["latents"])
+        if frame is None:
+            return values
+        models, options = self.plan.models.transformers, self.plan.options
+        times = pipe.scheduler.config.num_train_timesteps
+        low = len(models) > 1 and time < pipe.config.boundary_ratio * times
+        image = ", or the VAE that encoded the image," if self.plan.picture is not None else ""
+        other = "" if options.dtype == "fp32" else "try --dtype fp32, or "
+        raise RunError(
+            f"{models[low].name}{image} gave values that aren't numbers (NaN or infinite) in step "
+            f"{step + 1} of {options.steps}, from latent frame {frame} on; {other}download the "
+            "file again."
+        )
 
 
 def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
@@ -89,10 +131,19 @@ def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
             if sheet is not None:
                 sheet.add(frames.numpy())
 
-        decode_frames(pipe.vae, latents, keep, device=pipe._execution_device)
+        try:
+            decode_frames(pipe.vae, latents, keep, device=pipe._execution_device)
+        except ValueError as error:  # frames that aren't numbers
+            raise RunError(str(error)) from error
     pipe.maybe_free_model_hooks()
     if sheet is not None:
-        sheet.save(options.contact_sheet)
+        try:
+            sheet.save(options.contact_sheet)
+        except OSError as error:
+            raise RunError(
+                f"{options.out} is written, but --contact-sheet {options.contact_sheet} could not "
+                f"be ({words_of(error)})."
+            ) from None
 
 
 def choose_device(name: str) -> torch.device:

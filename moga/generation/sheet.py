@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..shots import ShotList
+from ..tensors import partial_file
 from ..timeline import draw_timeline
 
 if TYPE_CHECKING:
@@ -63,4 +65,8 @@ class ContactSheet:
         return sheet
 
     def save(self, path: Path) -> None:
-        self.draw().save(path)
+        """Write the sheet, as PNG or JPEG by the name. Raises OSError."""
+        kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+        with partial_file(path) as partial:
+            self.draw().save(partial, format=kind)
+            os.replace(partial, path)

@@ -6,69 +6,88 @@ Letters: S shots, K text tokens, C width or channels, t, h, w latent frames, row
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..checkpoint import Header, read, read_header, write
+from ..checkpoint import write
+from ..tensors import read_header, read_tensors
 from .options import UsageError
 
 _PROMPT, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 _LATENTS = "latents"
 _SETTINGS = "moga_generate"
+_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Embeddings(NamedTuple):
-    """Encoded captions: (S, K, C), and (1, K, C) for what to avoid, if given."""
+    """Encoded captions: (S, K, C), and (1, K, C) for what to avoid, if given; in float32."""
 
     prompt: Tensor
     negative: Tensor | None
 
 
-def embeddings_header(path: Path) -> Header:
-    """The shapes in an embeddings file. Raises UsageError, CheckpointError."""
-    header = _header("--embeddings", path)
-    if _PROMPT not in header.shapes:
+def read_embeddings(path: Path) -> Embeddings:
+    """The captions in a file. Raises UsageError, CheckpointError."""
+    found = _read(path, (_PROMPT, _NEGATIVE), 3)
+    if _PROMPT not in found:
         raise UsageError(
             f"{path.name} has no tensor {_PROMPT}; save the captions as (shots, tokens, width)."
         )
-    return header
-
-
-def has_negative(header: Header) -> bool:
-    return _NEGATIVE in header.shapes
-
-
-def prompt_shape(header: Header) -> tuple[int, ...]:
-    return header.shapes[_PROMPT]
-
-
-def read_embeddings(path: Path) -> Embeddings:
-    tensors, _ = read(path)
-    return Embeddings(tensors[_PROMPT], tensors.get(_NEGATIVE))
-
-
-def latents_shape(path: Path) -> tuple[int, ...]:
-    """The shape of saved latents. Raises UsageError, CheckpointError."""
-    header = _header("--latents", path)
-    if _LATENTS not in header.shapes:
-        raise UsageError(f"{path.name} has no tensor {_LATENTS}; give a file of an earlier run.")
-    return header.shapes[_LATENTS]
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise UsageError(
+                f"{path.name} has values in {name} that aren't numbers (NaN or infinite); encode "
+                "the captions again, in bfloat16 or float32."
+            )
+    return Embeddings(found[_PROMPT], found.get(_NEGATIVE))
 
 
 def read_latents(path: Path) -> Tensor:
-    """Latents (1, C, t, h, w) as the transformer sees them."""
-    return read(path)[0][_LATENTS]
+    """Latents (1, C, t, h, w) as the transformer sees them, in float32.
+
+    Raises UsageError, CheckpointError.
+    """
+    found = _read(path, (_LATENTS,), 5)
+    if _LATENTS not in found:
+        raise UsageError(f"{path.name} has no tensor {_LATENTS}; give a file of an earlier run.")
+    latents = found[_LATENTS]
+    frame = broken_frame(latents)
+    if frame is not None:
+        raise UsageError(
+            f"{path.name} has values that aren't numbers (NaN or infinite) from latent frame "
+            f"{frame} on; sample again, with another --dtype or model."
+        )
+    return latents
+
+
+def broken_frame(latents: Tensor) -> int | None:
+    """The first latent frame of (B, C, t, h, w) with values that aren't numbers, or None."""
+    broken = latents.isfinite().all(dim=4).all(dim=3).all(dim=1).all(dim=0).logical_not().nonzero()
+    return int(broken[0]) if len(broken) else None
 
 
 def write_latents(path: Path, latents: Tensor, settings: dict[str, Any]) -> None:
-    """Save latents with what they were made from."""
+    """Save latents with what they were made from. Raises OSError."""
     made_from = {_SETTINGS: json.dumps(settings, default=str)}
     write(path, {_LATENTS: latents.cpu()}, None, made_from)
 
 
-def _header(option: str, path: Path) -> Header:
-    if not path.is_file():
-        raise UsageError(f"{option} is {path}, which is not there; check the path.")
-    return read_header(path)
+def _read(path: Path, names: tuple[str, ...], dimensions: int) -> dict[str, Tensor]:
+    """Those of the tensors that the file has, in float32; nothing else in it is read."""
+    header = read_header(path)
+    there = [name for name in names if name in header.shapes]
+    for name in there:
+        shape, dtype = header.shapes[name], header.dtypes[name]
+        if len(shape) != dimensions:
+            raise UsageError(
+                f"{path.name} has {name} of shape {reprlib.repr(shape)}; {dimensions} dimensions "
+                "are needed."
+            )
+        if dtype not in _TYPES:
+            raise UsageError(
+                f"{path.name} has {name} as {dtype}; save it in float32, float16 or bfloat16."
+            )
+    return {name: tensor.float() for name, tensor in read_tensors(path, there)}

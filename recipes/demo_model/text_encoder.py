@@ -57,7 +57,7 @@ def tokenizer() -> bytes:
         vocab_size=VOCABULARY,
         hard_vocab_limit=False,
         byte_fallback=True,
-        user_defined_symbols=[f"▁{word}" for word in WORDS],
+        user_defined_symbols=[f"\u2581{word}" for word in WORDS],
         pad_id=0,
         eos_id=1,
         unk_id=2,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, autocast
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -178,7 +178,7 @@ def train(
         for optimizer, lr in zip(optimizers, (options.lr, options.lr / 10), strict=True):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, step / 50) * (1 - share)
         video = as_video(clips.to(options.device, non_blocking=True))
-        with torch.autocast(options.device.partition(":")[0], torch.bfloat16, enabled=cuda):
+        with autocast(options.device.partition(":")[0], torch.bfloat16, enabled=cuda):
             posterior = vae.encode(video, return_dict=False)[0]
             found = vae.decode(posterior.sample(), return_dict=False)[0].float()
         loss = distance(found, video) + KL * posterior.kl().mean() / posterior.mean[0].numel()

@@ -274,8 +274,7 @@ def test_model_attention_backend(scene, comfy):
 def test_another_forward_patch_is_kept_and_called(scene):
     """As KJNodes does it: an object patch over self_attn.forward."""
     model, calls = scene.load(), []
-    attention = model.model.diffusion_model.blocks[0].self_attn
-    original = attention.forward
+    original = model.model.diffusion_model.blocks[0].self_attn.forward
 
     def theirs(x, freqs, transformer_options):
         calls.append(x.shape[1])
@@ -301,13 +300,13 @@ def test_fp8_base(scene):
 
 
 def test_routers_are_kept_in_float32_and_loaded_with_the_model(scene):
-    import comfy.model_management
+    from comfy import model_management
 
     model = scene.apply(scene.load(), scene.routers())
     scene.sample(model)
     (patcher,) = model.get_additional_models_with_key("moga")
     assert {p.dtype for p in patcher.model.parameters()} == {torch.float32}
-    loaded = [m.model.model for m in comfy.model_management.current_loaded_models if m.model]
+    loaded = [m.model.model for m in model_management.current_loaded_models if m.model]
     assert patcher.model in loaded
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import tiny
+from harness.damage import damaged
 from harness.scene import Scene, differs, router_weights
 
 
@@ -182,6 +183,15 @@ def test_settings_of_a_newer_version(scene):
         assert "version 2 and this ComfyUI-MoGA reads up to 1; update ComfyUI-MoGA." in said
 
 
+def test_settings_that_no_latent_can_use(scene):
+    """Sampling would never end, and Interrupt not be heard."""
+    settings = {**json.loads(scene.Config().to_json()), "windows": [10**9, 10**9]}
+    for load in (load_merged, load_router_file):
+        name = f"{load.__name__}.safetensors"
+        said = words(load, scene, name, merged(scene), {"moga": json.dumps(settings)})
+        assert said == f"{name}: windows is 1000000000; give a whole number from 1 to 1024."
+
+
 @pytest.mark.parametrize(
     ("node", "folder", "field"),
     [
@@ -209,6 +219,66 @@ def test_files_that_are_no_safetensors(scene, node, folder, field):
         said = words(comfy.call, node, **{field: name})
         assert said.startswith(name) and expected in said
         (place / name).unlink()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("node", "folder", "field"),
+    [
+        ("MoGALoadDiffusionModel", "diffusion_models", "unet_name"),
+        ("MoGALoadRouters", "model_patches", "file"),
+    ],
+)
+def test_damaged_files_load_or_are_refused_in_one_sentence(scene, node, folder, field):
+    comfy, name = scene.comfy, f"damaged_{folder}.safetensors"
+    comfy.add_model(folder, name, merged(scene), metadata(scene))
+    import folder_paths
+
+    path = Path(folder_paths.get_folder_paths(folder)[0]) / name
+    for content in damaged(path.read_bytes(), seed=0):
+        path.write_bytes(content)
+        try:
+            comfy.call(node, **{field: name})
+        except Exception as error:
+            assert type(error) is ValueError, repr(error)
+            assert str(error).startswith(name) or str(path) in str(error), error
+            assert "\n" not in str(error) and len(str(error)) < 500
+        comfy.forget()
+    path.unlink()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_routers_that_are_no_numbers(scene, value):
+    found = router_weights(5)
+    found[1]["bias"][2] = value
+    for load in (load_merged, load_router_file):
+        name = f"{load.__name__}.safetensors"
+        said = words(load, scene, name, merged(scene, found), metadata(scene))
+        assert said.startswith(f"{name}: the router bias of block 1 has values that aren't numbers")
+
+
+def test_a_router_that_is_missing_is_named(scene):
+    found = router_weights(5, blocks=3)
+    del found[1]
+    for load in (load_merged, load_router_file):
+        name = f"{load.__name__}.safetensors"
+        said = words(load, scene, name, merged(scene, found), metadata(scene))
+        assert said.startswith(f"{name} has no router for block 1, where the blocks are 0 to 2;")
+
+
+def test_attention_that_a_checkpoint_prefers_lets_it_load(scene):
+    """Newer cores note it as JSON in bytes; older ones pass over keys that they don't know."""
+    note = torch.tensor(list(b'{"attention": "comfy_kitchen_int8"}'), dtype=torch.uint8)
+    notes = {f"blocks.{i}.self_attn.comfy_attention.config": note.clone() for i in range(2)}
+    model = load_merged(scene, "noted.safetensors", {**merged(scene), **notes}, metadata(scene))
+    plain = load_merged(scene, "plain.safetensors", merged(scene), metadata(scene))
+    expected = scene.sample(apply_node(scene, plain))
+    assert torch.equal(scene.sample(apply_node(scene, model)), expected)
+    routers = load_router_file(
+        scene, "noted.safetensors", {**merged(scene), **notes}, metadata(scene)
+    )
+    found = apply_node(scene, scene.load(), routers=routers)
+    assert torch.equal(scene.sample(found), expected)
 
 
 @pytest.mark.parametrize("suffix", [".sft", ".SAFETENSORS"])

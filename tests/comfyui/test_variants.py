@@ -296,8 +296,8 @@ def test_other_variants_are_refused_by_name(comfy, scene_of):
 
 def test_a_model_that_is_not_wan(comfy, scene_of):
     scene = scene_of("t2v")
-    import comfy.model_patcher
-    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+    from comfy.supported_models import SD15
 
     sizes = {
         **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32},
@@ -305,11 +305,9 @@ def test_a_model_that_is_not_wan(comfy, scene_of):
         **{"transformer_depth_middle": -1, "transformer_depth_output": [0, 0], "num_heads": 1},
         **{"use_spatial_transformer": True, "context_dim": 8, "dtype": torch.float32},
     }
-    config = comfy.supported_models.SD15(sizes)
+    config = SD15(sizes)
     config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_patcher.ModelPatcher(
-        config.get_model({}, ""), torch.device("cpu"), torch.device("cpu")
-    )
+    model = ModelPatcher(config.get_model({}, ""), torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ValueError) as error:
         scene.apply(model, attention="dense")
     assert str(error.value) == "model is BaseModel, not Wan; connect a Wan 2.1 or 2.2 model."

@@ -187,3 +187,50 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return path
 
     return get
+
+
+@pytest.fixture
+def save_text() -> Callable[..., None]:
+    """Writes what --embeddings reads."""
+
+    def save(path: Path, prompt: torch.Tensor, *negative: torch.Tensor) -> None:
+        names = ("prompt_embeds", "negative_prompt_embeds")
+        save_file(dict(zip(names, (prompt, *negative), strict=False)), path)
+
+    return save
+
+
+@pytest.fixture
+def line(
+    model_files: Callable[[str], Path], save_text: Callable[..., None], tmp_path: Path
+) -> Callable[..., list[str]]:
+    """A command line of moga.generate that works, with options changed, added, or left out (None).
+
+    Its script has two shots, of 5 and 4 frames.
+    """
+    script = tmp_path / "story.txt"
+    script.write_text("global: rain.\n[5f] a woman walks\n[0.25s] coffee\n")
+    torch.manual_seed(0)
+    save_text(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
+
+    def line(**changes: Any) -> list[str]:
+        options = {
+            "script": script,
+            "model": model_files("t2v"),
+            "vae": model_files("vae"),
+            "embeddings": tmp_path / "text.safetensors",
+            "out": tmp_path / "film.mp4",
+            "size": "48x32",
+            "steps": 2,
+            "dtype": "fp32",
+            "device": "cpu",
+            **changes,
+        }
+        given = []
+        for name, value in options.items():
+            if value is not None:
+                flag = f"--{name.replace('_', '-')}"
+                given += [flag] if value is True else [flag, str(value)]
+        return given
+
+    return line

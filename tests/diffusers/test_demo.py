@@ -1,5 +1,7 @@
 """`python -m moga.demo`, which `make demo` calls, and the model that it comes with."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -39,3 +41,11 @@ def test_the_model_is_small_and_has_routers():
     sizes = [path.stat().st_size for path in MODEL.glob("*.safetensors")]
     assert len(sizes) == 3 and sum(sizes) < 25e6
     assert moga_config(load_wan(MODEL / "model.safetensors")).groups == 5
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that root cannot write to")
+def test_a_folder_that_cannot_be_written_is_one_sentence(capsys):
+    assert main(["--out", "/proc/demo"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("moga.demo: --out is /proc/demo, which cannot be written (")
+    assert "\n" not in said

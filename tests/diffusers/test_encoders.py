@@ -53,7 +53,7 @@ def test_folders(tiny, tmp_path):
     tiny.text_encoder().save_pretrained(tmp_path / "text_encoder")
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         load_text_encoder(tmp_path)
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -2.0)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581a", -1.0), ("\u2581b", -2.0)]
     transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path / "tokenizer")
     model, tokenizer = load_text_encoder(tmp_path, dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16

@@ -21,45 +21,7 @@ from moga.generation.sheet import ContactSheet
 from moga.hosts.diffusers.weights import WeightFile
 from moga.shots import ShotList
 
-SCRIPT = "global: rain.\n[5f] a woman walks\n[0.25s] coffee\n"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def save_text(path, prompt, *negative):
-    """What --embeddings reads."""
-    names = ("prompt_embeds", "negative_prompt_embeds")
-    save_file(dict(zip(names, (prompt, *negative), strict=False)), path)
-
-
-@pytest.fixture
-def line(model_files, tmp_path):
-    """A command line that works, with options changed, added, or left out (None)."""
-    script = tmp_path / "story.txt"
-    script.write_text(SCRIPT)
-    torch.manual_seed(0)
-    save_text(tmp_path / "text.safetensors", torch.randn(2, 9, 64), torch.randn(1, 9, 64))
-
-    def line(**changes):
-        options = {
-            "script": script,
-            "model": model_files("t2v"),
-            "vae": model_files("vae"),
-            "embeddings": tmp_path / "text.safetensors",
-            "out": tmp_path / "film.mp4",
-            "size": "48x32",
-            "steps": 2,
-            "dtype": "fp32",
-            "device": "cpu",
-            **changes,
-        }
-        given = []
-        for name, value in options.items():
-            if value is not None:
-                flag = f"--{name.replace('_', '-')}"
-                given += [flag] if value is True else [flag, str(value)]
-        return given
-
-    return line
 
 
 def test_the_same_seed_gives_the_same_file(line, tmp_path, capsys):
@@ -239,7 +201,7 @@ def bad(words, **changes):
     bad("but --device is cpu", offload="model"),
     bad("the model reads text of width 64", embeddings="wide.safetensors"),
 ])  # fmt: skip
-def test_bad_requests(line, model_files, tmp_path, monkeypatch, capsys, changes, words):
+def test_bad_requests(line, save_text, model_files, tmp_path, monkeypatch, capsys, changes, words):
     """One sentence, status 2, and nothing written; paths given here are files of the test."""
     monkeypatch.chdir(tmp_path)
     Path("there.mp4").touch()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from peft import LoraConfig
+from torch import autocast
 
 from moga.config import MoGAConfig
 from moga.hosts.diffusers import (
@@ -242,7 +243,7 @@ def test_first_block_cache(dit, call):
 
 def test_autocast_trains(dit, call):
     dit.train()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", torch.bfloat16):
         loss = velocity(dit, call).float().square().mean()
     loss.backward()
     assert dit.blocks[0].attn1.router.weight.grad.dtype == torch.float32

@@ -34,7 +34,7 @@ def test_every_step_is_logged_with_what_the_routers_do(trained):
 
 def test_the_model_is_one_file_that_both_hosts_load(trained):
     path = trained / "training" / "model.safetensors"
-    shapes, metadata = read_header(path)
+    shapes, _, metadata = read_header(path)
     assert shapes["blocks.1.self_attn.router.weight"] == (3, 128)
     assert shapes["blocks.0.self_attn.q.weight"] == (128, 128)
     assert json.loads(metadata["moga"])["groups"] == 3

@@ -10,7 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import Routers, check_routers, read, split_routers
+from ...checkpoint import Routers, check_routers, read_routers
 from ...config import MoGAConfig
 from ...routing import Routing, route
 
@@ -47,20 +47,25 @@ class RouterSet:
             self.patcher = _patcher(routers, config, self.blocks, self.dim)
 
 
-def router_set(
-    routers: Routers, config: MoGAConfig | None, source: str, *, dim: int, blocks: int
-) -> RouterSet:
-    """A RouterSet for a model of that width and block count. Raises CheckpointError."""
-    check_routers(routers, config, source=source, dim=dim, blocks=blocks)
+def load_routers(path: str, source: str) -> RouterSet:
+    """Read a router file, or the routers of a merged checkpoint.
+
+    Raises CheckpointError, ConfigError.
+    """
+    routers, config = read_routers(path, source)
+    check_alone(routers, config, source)
     return RouterSet(routers, config, source)
 
 
-def load_routers(path: str, source: str) -> RouterSet:
-    """Read a router file, or the routers of a merged checkpoint. Raises CheckpointError."""
-    tensors, metadata = read(path)
-    _, routers, config = split_routers(tensors, metadata)
-    dim = routers[0]["weight"].shape[-1] if 0 in routers and "weight" in routers[0] else 0
-    return router_set(routers, config, source, dim=dim, blocks=len(routers))
+def check_alone(routers: Routers, config: MoGAConfig | None, source: str) -> None:
+    """Raise CheckpointError unless these are whole routers, for a model of whatever sizes."""
+    widths = {weight.shape[-1] for weight in _weights(routers) if weight.ndim == 2}
+    dim, blocks = min(widths, default=0), max(routers, default=-1) + 1
+    check_routers(routers, config, source=source, dim=dim, blocks=blocks)
+
+
+def _weights(routers: Routers) -> list[Tensor]:
+    return [router["weight"] for router in routers.values() if "weight" in router]
 
 
 def _patcher(

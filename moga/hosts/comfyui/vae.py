@@ -180,9 +180,11 @@ def output_dtype(vae) -> torch.dtype:
 
 
 def _patch_size(vae) -> int | None:
-    """The patch size of a Wan VAE, and None for any other."""
-    sizes = (size for kind, size in PATCH_SIZES.items() if isinstance(vae.first_stage_model, kind))
-    return next(sizes, None)
+    """The patch size of a Wan VAE, by itself or else by its class; None for any other VAE."""
+    model = vae.first_stage_model
+    usual = next((size for kind, size in PATCH_SIZES.items() if isinstance(model, kind)), None)
+    own = getattr(model, "patch_size", None)
+    return usual if usual is None or own is None else int(own)
 
 
 def _refuse_other_vae(vae) -> None:

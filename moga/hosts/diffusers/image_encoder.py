@@ -10,7 +10,7 @@ from accelerate import init_empty_weights
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from ...checkpoint import CheckpointError
-from .names import Shapes
+from .names import MOST_BLOCKS, Shapes
 from .weights import WeightFile, assemble
 
 _PREFIX = "vision_model."
@@ -65,11 +65,13 @@ def clip_config(shapes: Shapes) -> dict[str, Any] | None:
         width, _, patch, _ = shapes[f"{_PREFIX}embeddings.patch_embedding.weight"]
         positions = shapes[f"{_PREFIX}embeddings.position_embedding.weight"][0]
         wide = shapes[f"{_PREFIX}encoder.layers.0.mlp.fc1.weight"][0]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError):
         return None
-    side = round((positions - 1) ** 0.5)
+    side = round(max(0, positions - 1) ** 0.5)
     layers = sum(key.endswith(".layer_norm1.weight") for key in shapes)
-    if side * side + 1 != positions or width % _HEAD_WIDTH:
+    if side * side + 1 != positions or width % _HEAD_WIDTH or layers > MOST_BLOCKS:
+        return None
+    if 0 in (width, patch, side, wide, layers):
         return None
     return {
         "hidden_size": width,

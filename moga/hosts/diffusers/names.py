@@ -14,6 +14,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 HEAD_WIDTH = 128  # of every Wan
+MOST_BLOCKS = 200  # in a model of any kind; the largest ones have a quarter of that
 
 _TO_DIFFUSERS = {
     "patch_embedding": "patch_embedding",
@@ -54,7 +55,7 @@ _BLOCK_TO_DIFFUSERS = {
 }
 # Names of single parameters, where the two differ.
 _LEAVES = {"modulation": "scale_shift_table", "emb_pos": "pos_embed"}
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blocks\.(\d{1,4})\.(.+)", re.ASCII)
 
 
 def to_diffusers(key: str) -> str | None:
@@ -78,20 +79,23 @@ def infer_config(shapes: Shapes) -> dict[str, Any] | None:
 
     None when the shapes are not those of a Wan transformer.
     """
+    image = shapes.get("img_emb.proj.1.weight", (None, None))
+    positions = shapes.get("img_emb.emb_pos", (None, None))
     try:
         dim, channels, *patch = shapes["patch_embedding.weight"]
+        frames, rows, columns = patch
         text_dim = shapes["text_embedding.0.weight"][1]
         freq_dim = shapes["time_embedding.0.weight"][1]
         ffn_dim = shapes["blocks.0.ffn.0.weight"][0]
-        out_channels = shapes["head.head.weight"][0] // (patch[0] * patch[1] * patch[2])
+        out_channels = shapes["head.head.weight"][0] // (frames * rows * columns)
+        image_dim, image_tokens = image[1], positions[1]
         heads, rest = divmod(dim, HEAD_WIDTH)
-    except (KeyError, ValueError, IndexError):
+    except (KeyError, ValueError, IndexError, ZeroDivisionError):
         return None
-    if rest or not heads:
+    blocks = 1 + max(int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match)
+    sizes = (heads, channels, text_dim, freq_dim, ffn_dim, out_channels)
+    if rest or 0 in (*sizes, image_dim, image_tokens) or blocks > MOST_BLOCKS:
         return None
-    blocks = {int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match}
-    image = shapes.get("img_emb.proj.1.weight")
-    positions = shapes.get("img_emb.emb_pos")
     return {
         "patch_size": tuple(patch),
         "num_attention_heads": heads,
@@ -101,11 +105,11 @@ def infer_config(shapes: Shapes) -> dict[str, Any] | None:
         "text_dim": text_dim,
         "freq_dim": freq_dim,
         "ffn_dim": ffn_dim,
-        "num_layers": max(blocks) + 1,
+        "num_layers": blocks,
         "cross_attn_norm": "blocks.0.norm3.weight" in shapes,
-        "image_dim": image[1] if image else None,
+        "image_dim": image_dim,
         "added_kv_proj_dim": dim if "blocks.0.cross_attn.k_img.weight" in shapes else None,
-        "pos_embed_seq_len": positions[1] if positions else None,
+        "pos_embed_seq_len": image_tokens,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -23,6 +22,7 @@ from ...checkpoint import CheckpointError
 from ...kernels import AUTO
 from ...shots import ShotList
 from ...video import VideoWriter
+from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled
 from .text_encoder import TEXT_TOKENS, check_lengths, load_text_encoder
@@ -63,9 +63,10 @@ def load_pipeline(
     from_image: begin with an image also where the model could do without (the 5B model).
     boundary: share of the timesteps that the low-noise expert gets; None is what Wan was made with.
     scheduler: "unipc" or "euler", both over flow matching's sigmas, moved by `shift`.
-    Raises CheckpointError for files that are missing or do not fit, BackendError.
+    Raises CheckpointError for files that are missing, damaged or do not fit, ConfigError for MoGA
+    settings that cannot be used, BackendError.
     """
-    whole = _pipeline_folder(model)
+    whole = pipeline_folder(model)
     options = {"dtype": dtype, "backend": backend}
     transformer = load_wan(model, routers=routers, **options)
     low = model_low or (whole if whole and (whole / "transformer_2").is_dir() else None)
@@ -112,7 +113,7 @@ def shot_inputs(
 
     embeddings: (shots, K, C) text of each shot, used instead of the pipeline's text encoder;
         negative_embeddings: (1 or shots, K, C).
-    Raises ShotMismatchError, also for captions that are too long.
+    Raises ShotMismatchError, also for captions that are too long and for text that isn't numbers.
     """
     for transformer in (pipe.transformer, pipe.transformer_2):
         if transformer is not None and not is_enabled(transformer):
@@ -132,6 +133,12 @@ def shot_inputs(
         negative_embeddings = encoded[negative_prompt]
     width = pipe.transformer.config.text_dim
     check_embeddings(embeddings.shape, len(shots.shots), width)
+    for given in (embeddings, negative_embeddings):
+        if given is not None and not given.isfinite().all():
+            raise ShotMismatchError(
+                "the text has values that aren't numbers (NaN or infinite); use a whole text "
+                "encoder, in bfloat16 or float32."
+            )
     positive = embeddings.to(pipe._execution_device)
     inputs = {
         "prompt_embeds": _joined(positive),
@@ -238,12 +245,12 @@ def _joined(embeddings: Tensor) -> Tensor:
     return embeddings.flatten(0, 1).unsqueeze(0)
 
 
-def _pipeline_folder(path: PathLike) -> Path | None:
+def pipeline_folder(path: PathLike) -> Path | None:
     """The folder of a whole diffusers pipeline, or None. Raises CheckpointError for another one."""
     index = Path(path) / "model_index.json"
-    if not index.is_file():
+    if not os.path.isfile(index):
         return None
-    kind = json.loads(index.read_text())["_class_name"]
+    kind = folders.read_object(index).get("_class_name")
     if kind not in (WanPipeline.__name__, WanImageToVideoPipeline.__name__):
         raise CheckpointError(
             f"{path} holds a {kind}; choose a WanPipeline or WanImageToVideoPipeline."
@@ -261,10 +268,13 @@ def _needed(what: str, path: PathLike | None) -> PathLike:
 
 def _image_parts(path: PathLike, whole: Path | None) -> dict[str, Any]:
     if whole is not None and Path(path) == whole:
-        pipe = DiffusionPipeline.from_pretrained(
-            whole, transformer=None, transformer_2=None, vae=None, text_encoder=None,
-            tokenizer=None, local_files_only=True,
-        )  # fmt: skip
+        try:
+            pipe = DiffusionPipeline.from_pretrained(
+                whole, transformer=None, transformer_2=None, vae=None, text_encoder=None,
+                tokenizer=None, local_files_only=True,
+            )  # fmt: skip
+        except Exception as error:  # whatever diffusers trips over
+            raise folders.damaged(whole, error) from error
         return {"image_encoder": pipe.image_encoder, "image_processor": pipe.image_processor}
     from .image_encoder import load_image_encoder
 

@@ -54,5 +54,6 @@ def quantised(dtypes: Collection[str], keys: Iterable[str]) -> str | None:
     scales = ("scaled_fp8", ".scale_weight", ".weight_scale", ".scale_input")
     if any(key.endswith(scales) for key in keys):
         return "fp8 with scales"
-    whole = sorted(set(dtypes) & {"I8", "U8", "I4", "F4", "F8_E8M0"})
+    few = {"I8", "U8", "I4", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}
+    whole = sorted(set(dtypes) & few)
     return f"quantised ({whole[0]})" if whole else None

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BatchEncoding, UMT5Config, UMT5EncoderMo
 from ...checkpoint import CheckpointError
 from . import folders
 from .calls import ShotMismatchError
-from .names import Shapes
+from .names import MOST_BLOCKS, Shapes
 from .weights import WeightFile, assemble
 
 TEXT_TOKENS = 512  # of one shot's text, padded
@@ -33,29 +33,18 @@ def load_text_encoder(
         `text_encoder` and `tokenizer` in it.
     dtype: None keeps what the file has. Nothing is downloaded. Raises CheckpointError.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return _from_folder(Path(path), dtype)
     file = open_text_encoder(path)
-    names = {key: key for key in file.shapes if key not in (SPIECE, "logit_scale")}
-    found = file.dtype_of("shared.weight", dtype)
-    model = assemble(
-        lambda: UMT5EncoderModel(UMT5Config(**umt5_config(file.shapes))),
-        file,
-        names,
-        found,
-        what="UMT5's encoder",
-        # In half precision the sums in there overflow; transformers keeps it wide then, too.
-        keep=("wo",) if found == torch.float16 else (),
-        tied=("encoder.embed_tokens.weight",),
-    )
-    model.encoder.embed_tokens.weight = model.shared.weight
+    model = _assembled(file, umt5_config(file.shapes), dtype)
     return model, _own_tokenizer(file)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Any:
     """The tokenizer alone, out of what `load_text_encoder` takes."""
-    path = Path(path)
-    return _folder_tokenizer(path) if path.is_dir() else _own_tokenizer(open_text_encoder(path))
+    if os.path.isdir(path):
+        return _folder_tokenizer(Path(path))
+    return _own_tokenizer(open_text_encoder(path))
 
 
 def open_text_encoder(path: str | os.PathLike[str]) -> WeightFile:
@@ -66,7 +55,7 @@ def open_text_encoder(path: str | os.PathLike[str]) -> WeightFile:
             f"{file.name} is not a UMT5 text encoder, it looks like {file.looks_like()}; {_FIX}."
         )
     file.refuse_quantised()
-    if SPIECE not in file.shapes:
+    if file.dtypes.get(SPIECE) != "U8":
         raise CheckpointError(f"{file.name} carries no tokenizer ({SPIECE}); {_FIX}.")
     return file
 
@@ -82,9 +71,11 @@ def umt5_config(shapes: Shapes) -> dict[str, Any] | None:
         # T5 proper has the position bias in its first block alone.
         layers = sum(key.endswith("relative_attention_bias.weight") for key in shapes)
         blocks = sum(key.endswith("SelfAttention.q.weight") for key in shapes)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError):
         return None
-    if layers != blocks:
+    if layers != blocks or blocks > MOST_BLOCKS:
+        return None
+    if 0 in (vocabulary, width, buckets, heads, wide) or not inner or inner % heads:
         return None
     return {
         "vocab_size": vocabulary,
@@ -115,7 +106,7 @@ class SentencePieceTokenizer:
             ) from None
         try:
             self._pieces = SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             raise CheckpointError(
                 f"the tokenizer in the text encoder file is damaged; {_FIX}."
             ) from None
@@ -165,7 +156,14 @@ def check_lengths(tokenizer: Any, texts: Sequence[str], length: int = TEXT_TOKEN
 
 
 def _own_tokenizer(file: WeightFile) -> SentencePieceTokenizer:
-    return SentencePieceTokenizer(dict(file.read([SPIECE]))[SPIECE].numpy().tobytes())
+    tokenizer = SentencePieceTokenizer(dict(file.read([SPIECE]))[SPIECE].numpy().tobytes())
+    vocabulary = file.shapes["shared.weight"][0]
+    if len(tokenizer) > vocabulary:
+        raise CheckpointError(
+            f"{file.name} has a tokenizer of {len(tokenizer)} tokens and an encoder of "
+            f"{vocabulary}; {_FIX}."
+        )
+    return tokenizer
 
 
 def text_encoder_folder(folder: Path) -> Path:
@@ -178,13 +176,34 @@ def text_encoder_folder(folder: Path) -> Path:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
     own, tokenizer = text_encoder_folder(folder), _folder_tokenizer(folder)
-    model = UMT5EncoderModel.from_pretrained(
-        own, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
+    model = _assembled(folders.weights(own), folders.read_config(own, UMT5Config), dtype)
+    return model, tokenizer
+
+
+def _assembled(
+    file: WeightFile, config: dict[str, Any], dtype: torch.dtype | None
+) -> UMT5EncoderModel:
+    names = {key: key for key in file.shapes if key not in (SPIECE, "logit_scale")}
+    found = file.dtype_of("shared.weight" if "shared.weight" in names else next(iter(names)), dtype)
+    model = assemble(
+        lambda: UMT5EncoderModel(UMT5Config(**config)),
+        file,
+        names,
+        found,
+        what="UMT5's encoder",
+        # In half precision the sums in there overflow; transformers keeps it wide then, too.
+        keep=("wo",) if found == torch.float16 else (),
+        tied=("encoder.embed_tokens.weight",),
     )
-    return model.eval(), tokenizer
+    model.encoder.embed_tokens.weight = model.shared.weight
+    return model
 
 
 def _folder_tokenizer(folder: Path) -> Any:
-    if not (folder / "tokenizer" / "tokenizer_config.json").is_file():
+    own = folder / "tokenizer"
+    if not os.path.isfile(own / "tokenizer_config.json"):
         raise CheckpointError(f"{folder} has no tokenizer; {_FIX}.")
-    return AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(own, local_files_only=True)
+    except Exception as error:  # whatever transformers trips over
+        raise folders.damaged(own, error) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,23 @@ from diffusers import WanTransformer3DModel
 from diffusers.loaders import WanLoraLoaderMixin
 from torch import Tensor, nn
 
-from ...checkpoint import CheckpointError, Routers, check_routers, merge_routers, split_routers
+from ...checkpoint import (
+    CheckpointError,
+    Routers,
+    check_routers,
+    merge_routers,
+    read_routers,
+    router_key,
+)
 from ...config import MoGAConfig
 from ...kernels import AUTO
+from ...shotscript import shorten
 from . import folders
 from .enable import enable_moga, moga_routers, unwrap
 from .names import infer_config, to_diffusers, to_wan, wan_prefix
 from .weights import WeightFile, assemble
 
 _PROBE = "blocks.0.attn1.to_q.weight"  # its type is that of the file
-_ROUTER = re.compile(r"(?:.*\.)?blocks\.(\d+)\.(?:self_attn|attn1)\.router\.(weight|bias)")
 
 
 def load_wan(
@@ -39,23 +45,29 @@ def load_wan(
     routers: a MoGA router file, used instead of those that `path` may hold; LoRA weights in it are
         loaded too.
     dtype: torch.bfloat16, for one; None keeps what the file has.
-    Nothing is downloaded. Raises CheckpointError, before weights are read where the header allows.
+    Nothing is downloaded. Raises CheckpointError and ConfigError, before weights are read where the
+    header allows, and BackendError.
     """
     adapter = None if routers is None else open_routers(routers)
-    if Path(path).is_dir():
-        transformer = _from_folder(Path(path), dtype, routers_given=adapter is not None)
-        own: tuple[Routers, MoGAConfig | None] = ({}, None)
+    file = folder = None
+    if os.path.isdir(path):
+        folder = folders.model(Path(path), "transformer")
+        settings = folders.read_config(folder, WanTransformer3DModel)
     else:
         file = open_wan(path)
+        settings = wan_config(file)
+    carrier = adapter or file
+    found, config = read_routers(carrier.path, carrier.name) if carrier else ({}, None)
+    # Before the model itself is read, which takes its time.
+    if found if config is None else "routed" in config.branches:
+        dim = settings["num_attention_heads"] * settings["attention_head_dim"]
+        blocks = settings["num_layers"]
+        check_routers(found, config, source=carrier.name, dim=dim, blocks=blocks)
+    if folder is not None:
+        transformer = _from_folder(folder, settings, dtype, routers_given=adapter is not None)
+    else:
         transformer = _from_file(file, dtype)
-        own = ({}, None) if adapter else _read_routers(file)
-    found, config = own if adapter is None else _read_routers(adapter)
     if found or config is not None:
-        if config is None or "routed" in config.branches:
-            source = (adapter or file).name
-            dim = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-            layers = transformer.config.num_layers
-            check_routers(found, config, source=source, dim=dim, blocks=layers)
         enable_moga(transformer, config, found or None, backend=backend)
     if adapter is not None:
         _load_lora(transformer, adapter)
@@ -96,16 +108,20 @@ def open_routers(path: str | os.PathLike[str]) -> WeightFile:
 
 
 def load_routers(path: str | os.PathLike[str]) -> tuple[Routers, MoGAConfig | None]:
-    """The routers of a router file or merged checkpoint, as `enable_moga` takes them."""
-    return _read_routers(open_routers(path))
+    """The routers of a router file or merged checkpoint, as `enable_moga` takes them.
+
+    Raises CheckpointError, ConfigError.
+    """
+    file = open_routers(path)
+    return read_routers(file.path, file.name)
 
 
 def router_shapes(file: WeightFile) -> dict[int, dict[str, tuple[int, ...]]]:
     """The shapes of the routers in a file, by block and name; empty where there are none."""
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     for key, shape in file.shapes.items():
-        if match := _ROUTER.fullmatch(key):
-            found.setdefault(int(match[1]), {})[match[2]] = shape
+        if place := router_key(key):
+            found.setdefault(place[0], {})[place[1]] = shape
     return found
 
 
@@ -130,7 +146,7 @@ def wan_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
 
 def _from_file(file: WeightFile, dtype: torch.dtype | None) -> WanTransformer3DModel:
     settings, names = wan_config(file), _names(file)
-    probe = next(key for key, name in names.items() if name == _PROBE)
+    probe = next((key for key, name in names.items() if name == _PROBE), next(iter(names)))
     return assemble(
         lambda: WanTransformer3DModel(**settings),
         file,
@@ -142,25 +158,22 @@ def _from_file(file: WeightFile, dtype: torch.dtype | None) -> WanTransformer3DM
 
 
 def _from_folder(
-    folder: Path, dtype: torch.dtype | None, *, routers_given: bool
+    folder: Path, config: dict[str, Any], dtype: torch.dtype | None, *, routers_given: bool
 ) -> WanTransformer3DModel:
-    folder = folders.model(folder, "transformer")
-    kind = WanTransformer3DModel.load_config(folder, local_files_only=True).get("_class_name")
-    if kind != WanTransformer3DModel.__name__:
-        raise CheckpointError(
-            f"{folder} holds a {kind}, not a WanTransformer3DModel; choose a Wan 2.1 or 2.2 model."
-        )
-    files = [WeightFile.open(path) for path in sorted(folder.glob("*.safetensors"))]
-    stored = [file.dtype_of(_PROBE, None) for file in files if _PROBE in file.shapes]
-    if not stored:
-        raise CheckpointError(f"{folder} holds no .safetensors weights of Wan; copy all of it.")
-    if any(map(router_shapes, files)) and not routers_given:
+    files = folders.weights(folder)
+    if router_shapes(files) and not routers_given:
         raise CheckpointError(
             f"{folder} holds MoGA routers, but a diffusers folder has no place for their settings; "
             "give the router file too, or save with moga.checkpoint.write."
         )
-    return WanTransformer3DModel.from_pretrained(
-        folder, torch_dtype=dtype or stored[0], local_files_only=True, use_safetensors=True
+    names = {key: key for key in files.shapes if not _is_router(key)}
+    return assemble(
+        lambda: WanTransformer3DModel.from_config(config),
+        files,
+        names,
+        files.dtype_of(_PROBE if _PROBE in names else next(iter(names)), dtype),
+        what="Wan's transformer",
+        keep=WanTransformer3DModel._keep_in_fp32_modules,
     )
 
 
@@ -177,17 +190,7 @@ def _names(file: WeightFile) -> dict[str, str]:
 
 
 def _is_router(key: str) -> bool:
-    return _ROUTER.fullmatch(key) is not None
-
-
-def _read_routers(file: WeightFile) -> tuple[Routers, MoGAConfig | None]:
-    keys = [key for key in file.shapes if _is_router(key)]
-    tensors = {
-        key.replace(".attn1.router.", ".self_attn.router."): tensor
-        for key, tensor in file.read(keys)
-    }
-    _, routers, config = split_routers(tensors, file.metadata)
-    return routers, config
+    return router_key(key) is not None
 
 
 def _load_lora(transformer: WanTransformer3DModel, file: WeightFile) -> None:
@@ -195,5 +198,12 @@ def _load_lora(transformer: WanTransformer3DModel, file: WeightFile) -> None:
     if not any(".lora_" in key for key in file.shapes):
         return
     weights = dict(file.read(key for key in file.shapes if not _is_router(key)))
-    lora = WanLoraLoaderMixin.lora_state_dict(weights)
-    transformer.load_lora_adapter(lora, prefix="transformer", adapter_name="moga")
+    try:
+        lora = WanLoraLoaderMixin.lora_state_dict(weights)
+        transformer.load_lora_adapter(lora, prefix="transformer", adapter_name="moga")
+    except Exception as error:  # of diffusers or peft, by names and shapes in the file
+        why = shorten(str(error), 200).rstrip(".")
+        raise CheckpointError(
+            f"the LoRA in {file.name} does not fit the model ({why}); use the file as it was saved "
+            "by the trainer, with the model that it was trained on."
+        ) from error

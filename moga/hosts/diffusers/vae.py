@@ -29,7 +29,7 @@ def load_vae(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) 
         diffusers' names, or a diffusers folder, with or without the rest of a pipeline.
     dtype: None keeps what the file has. Nothing is downloaded. Raises CheckpointError.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return _from_folder(Path(path), dtype)
     file = open_vae(path)
     names = vae_names(file.shapes)
@@ -175,6 +175,11 @@ class _Decoding:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
     own = folders.model(folder, "vae")
-    return AutoencoderKLWan.from_pretrained(
-        own, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+    config, files = folders.read_config(own, AutoencoderKLWan), folders.weights(own)
+    return assemble(
+        lambda: AutoencoderKLWan.from_config(config),
+        files,
+        {key: key for key in files.shapes},
+        dtype or torch.float32,
+        what="Wan's VAE",
     )

@@ -65,6 +65,8 @@ def vae_config(shapes: Shapes) -> dict[str, Any] | None:
         out_channels = by_name["decoder.conv_out.weight"][0]
     except (KeyError, IndexError, ValueError):
         return None
+    if 0 in (base, decoder_base, out_channels):
+        return None
     common = {"base_dim": base, "z_dim": latent, "decoder_base_dim": decoder_base}
     if channels == 3 and latent == 16:
         return {**common, "in_channels": 3, "out_channels": out_channels}

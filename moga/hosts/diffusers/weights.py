@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...checkpoint import CheckpointError, read_header
+from ...checkpoint import CheckpointError
+from ...shotscript import shorten
+from ...tensors import read_header, read_tensors
 from .recognise import looks_like, quantised
 
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # a cast undoes them
 
 _NO_WEIGHTS = ("spiece_model",)  # a tokenizer, as bytes
+# Which attention ComfyUI prefers in a layer, as bytes: nothing of the model itself.
+_COMFY_SETTINGS = "comfy_attention.config"
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The header of a safetensors file. names and shapes by key; dtypes as safetensors has them."""
+    """The header of a safetensors file: shapes and dtypes by key, as safetensors has them.
+
+    What ComfyUI notes about its attention beside the weights is left out.
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -32,13 +40,10 @@ class WeightFile:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> WeightFile:
         """Read the header. Raises CheckpointError unless it is there and a whole safetensors."""
-        path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path} is not there; give the path of a .safetensors file.")
-        shapes, metadata = read_header(path)
-        with safe_open(path, framework="pt") as file:
-            dtypes = {key: file.get_slice(key).get_dtype() for key in shapes}
-        return cls(path, shapes, dtypes, metadata)
+        header = read_header(path)
+        keys = [key for key in header.shapes if not key.endswith(_COMFY_SETTINGS)]
+        shapes = {key: header.shapes[key] for key in keys}
+        return cls(Path(path), shapes, {key: header.dtypes[key] for key in keys}, header.metadata)
 
     @property
     def name(self) -> str:
@@ -78,10 +83,8 @@ class WeightFile:
             )
 
     def read(self, keys: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
-        """The tensors of `keys`, one at a time."""
-        with safe_open(self.path, framework="pt") as file:
-            for key in keys:
-                yield key, file.get_tensor(key)
+        """The tensors of `keys`, one at a time. Raises CheckpointError."""
+        return read_tensors(self.path, keys)
 
 
 def assemble(
@@ -100,8 +103,15 @@ def assemble(
     keep: parts of names whose weights stay in float32. tied: names that the model fills itself.
     Raises CheckpointError, before any weight is read, when the file does not fit.
     """
-    with init_empty_weights():
-        model = build()
+    _refuse_no_numbers(file, names)
+    try:
+        with init_empty_weights():
+            model = build()
+    except Exception as error:  # of diffusers, transformers or torch, by the sizes in the file
+        raise CheckpointError(
+            f"{file.name} does not fit {what}: its weights have impossible sizes "
+            f"({shorten(str(error), 100)}); use a complete file of that model."
+        ) from error
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: file.shapes[key] for key, name in names.items()}
     missing = sorted(set(expected) - set(found) - set(tied))
@@ -109,12 +119,13 @@ def assemble(
     odd = sorted(n for n in set(found) & set(expected) if found[n] != expected[n])
     if missing or extra or odd:
         name = (missing or odd or extra)[0]
+        shown = reprlib.repr(name) if extra else name
         problem = (
             f"lacks {len(missing)} weights, such as {name}"
             if missing
-            else f"has {name} with shape {found[name]} where {expected[name]} belongs"
+            else f"has {name} with shape {reprlib.repr(found[name])} where {expected[name]} belongs"
             if odd
-            else f"has {len(extra)} weights too many, such as {name}"
+            else f"has {len(extra)} weights too many, such as {shown}"
         )
         raise CheckpointError(
             f"{file.name} does not fit {what}: it {problem}; use a complete file of that model."
@@ -129,6 +140,23 @@ def assemble(
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return model.eval()
+
+
+def _refuse_no_numbers(file: WeightFile, names: Mapping[str, str]) -> None:
+    """Raise CheckpointError for weights that are no floating-point numbers, or there twice."""
+    by_name: dict[str, str] = {}
+    for key, name in names.items():
+        dtype = file.dtypes[key]
+        if dtype not in _PLAIN and dtype not in _EIGHT_BITS:
+            raise CheckpointError(
+                f"{file.name} stores {reprlib.repr(key)} as {dtype}, which is no type of weights; "
+                "use the fp16 or bf16 file of the same model."
+            )
+        if by_name.setdefault(name, key) != key:
+            raise CheckpointError(
+                f"{file.name} holds {name} twice, also as {reprlib.repr(by_name[name])}; use a "
+                "file of one model."
+            )
 
 
 def _numel(shape: tuple[int, ...]) -> int:

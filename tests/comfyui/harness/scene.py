@@ -25,9 +25,9 @@ class Scene:
 
     def load(self, **options: Any) -> Any:
         """The model as core's loader makes it, a new one each time."""
-        import comfy.sd
+        from comfy.sd import load_diffusion_model_state_dict
 
-        return comfy.sd.load_diffusion_model_state_dict(dict(self.weights), model_options=options)
+        return load_diffusion_model_state_dict(dict(self.weights), model_options=options)
 
     def routers(self, config: Any = None, *, dim: int = 256, blocks: int = 2) -> Any:
         config = config or self.Config()

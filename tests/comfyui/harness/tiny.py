@@ -61,10 +61,10 @@ def there(kind: str) -> bool:
 
 
 def _class(kind: str) -> Any:
-    import comfy.ldm.wan.model as model
+    import comfy.ldm.wan.model as others
     import comfy.ldm.wan.model_animate as animate
 
-    return getattr(animate if kind == "animate" else model, CLASSES.get(kind, "WanModel"), None)
+    return getattr(animate if kind == "animate" else others, CLASSES.get(kind, "WanModel"), None)
 
 
 def lora(weights: dict, *, seed: int = 0, rank: int = 4) -> dict:
