@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from comfyui_cases import CASES
 from measuring import machine
+from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 900  # seconds a case
@@ -91,8 +92,8 @@ def run_child(name: str, options: argparse.Namespace, device: str, folder: Path)
 def differences(first: Path, second: Path) -> dict[str, float]:
     """How far the tensors of two runs lie apart, relative to the second."""
     found = {}
-    for path in sorted(first.glob("*.pt")):
-        a, b = torch.load(path), torch.load(second / path.name)
+    for path in sorted(first.glob("*.safetensors")):
+        a, b = (load_file(folder / path.name)["latent"] for folder in (first, second))
         found[path.stem] = float((a - b).norm() / b.norm())
     return found
 

@@ -76,12 +76,13 @@ def graphs(**changes: Any) -> Callable[[Any, Path], dict]:
 
     def run(comfy: Any, folder: Path) -> dict:
         from harness import tiny
+        from safetensors.torch import save_file
 
         rows = {}
         with tiny.small_models():
             for name, prompt in prompts(comfy, **changes).items():
                 latent, rows[name] = run_graph(comfy, prompt)
-                torch.save(latent, folder / f"{name}.pt")
+                save_file({"latent": latent.contiguous()}, folder / f"{name}.safetensors")
         return rows
 
     return run
@@ -140,13 +141,11 @@ def interrupted(comfy: Any, folder: Path) -> dict:
 
 def wan_weights(device: str, **sizes: int) -> dict[str, torch.Tensor]:
     """Random weights of a Wan of these sizes, bfloat16, on the CPU."""
-    import comfy.ldm.wan.model
-    import comfy.ops
+    from comfy.ldm.wan.model import WanModel
+    from comfy.ops import disable_weight_init
 
     with torch.device("meta"):
-        model = comfy.ldm.wan.model.WanModel(
-            model_type="t2v", operations=comfy.ops.disable_weight_init, **sizes
-        )
+        model = WanModel(model_type="t2v", operations=disable_weight_init, **sizes)
     make = torch.Generator(device).manual_seed(0)
     found = {}
     for key, like in model.state_dict().items():

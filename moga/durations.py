@@ -12,31 +12,31 @@ from itertools import pairwise
 
 # Seconds of each unit of time.
 _TIMES = {
-    Decimal(60): ("m", "min", "mins", "minute", "minutes", "分", "分钟"),
-    Decimal(1): ("s", "sec", "secs", "second", "seconds", "秒", '"', "″"),
-    Decimal("0.001"): ("ms", "msec", "msecs", "millisecond", "milliseconds", "毫秒"),
+    Decimal(60): ("m", "min", "mins", "minute", "minutes", "\u5206", "\u5206\u949f"),
+    Decimal(1): ("s", "sec", "secs", "second", "seconds", "\u79d2", '"', "\u2033"),
+    Decimal("0.001"): ("ms", "msec", "msecs", "millisecond", "milliseconds", "\u6beb\u79d2"),
 }
 _SECONDS = {unit: seconds for seconds, units in _TIMES.items() for unit in units}
-_FRAMES = ("f", "fr", "frame", "frames", "帧")
+_FRAMES = ("f", "fr", "frame", "frames", "\u5e27")
 
 _AMOUNT = r"(?:\d+(?:[.,]\d+)?|\.\d+)"
 _UNIT = rf"(?:{'|'.join((*_SECONDS, *_FRAMES))})(?![^\W\d_])\.?"
 _CLOCK = r"(?:\d+:)?\d+:\d\d(?:\.\d+)?"
 _TO = r" ?(?:[-\u2010-\u2015\u2212~\u301c\u2192]|->|\.{2,3}|\u2026|to|until|till) ?"
 
-_PART = re.compile(rf" ?({_AMOUNT}) ?([^\W\d_]+|[\"″]|)(?:\.(?= |$))?")
+_PART = re.compile(rf" ?({_AMOUNT}) ?([^\W\d_]+|[\"\u2033]|)(?:\.(?= |$))?")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")  # 1,500: one and a half, or fifteen hundred
 _SIGN = re.compile(r"[-+\u2212~\u2248]")
 _SPAN = re.compile(
     rf"({_CLOCK}|{_AMOUNT}) ?({_UNIT})?{_TO}({_CLOCK}|{_AMOUNT}) ?({_UNIT})?", re.IGNORECASE
 )
 _TIME = re.compile(_CLOCK)
-_BRACKETS = re.compile(r"[\[［【]([^\[\]［］【】]*)[\]］】]")
+_BRACKETS = re.compile(r"[\[\uff3b\u3010]([^\[\]\uff3b\uff3d\u3010\u3011]*)[\]\uff3d\u3011]")
 # A length without its brackets, set off from the text that follows: not "80s diner".
 _BARE = re.compile(
     rf"{_CLOCK}{_TO}{_CLOCK}|"
     rf"(?:{_AMOUNT} ?(?:{_UNIT})?{_TO}{_AMOUNT} ?{_UNIT}|(?:{_AMOUNT} ?{_UNIT} ?)+|{_CLOCK})"
-    r" ?(?:[:)\]}>】|]|[-\u2010-\u2015](?= |$))",
+    r" ?(?:[:)\]}>\u3011|]|[-\u2010-\u2015](?= |$))",
     re.IGNORECASE,
 )
 

@@ -24,8 +24,8 @@ from .lookalikes import SETTINGS, misread
 _LINE_END = re.compile(r"\r\n?|\n")
 _LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')
 _COMMENT = re.compile(r"#(\s|$)")
-_DIRECTIVE = re.compile(r"(\w[\w-]*)\s*[:：]")
-_OPENING, _CLOSING = "[［【", re.compile("[\\]］】]")
+_DIRECTIVE = re.compile(r"(\w[\w-]*)\s*[:\uff1a]")
+_OPENING, _CLOSING = "[\uff3b\u3010", re.compile("[\\]\uff3d\u3011]")
 _LOOKS_LIKE_NUMBER = re.compile(r"[-+\u2212~\u2248]?\s*[.,]?\d")
 
 

@@ -115,7 +115,8 @@ def test_tags_chapters_and_sound(tmp_path, name):
 
 
 CAPTIONS = st.lists(
-    st.sampled_from(["\\", "=", ";", "#", "[CHAPTER]", "\\n", "\t", "\0", "你好", "🙂", " "])
+    st.sampled_from(["\\", "=", ";", "#", "[CHAPTER]", "\\n", "\t", "\0", " "])
+    | st.sampled_from(["\u4f60\u597d", "\U0001f642"])
     | st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=5),
     max_size=6,
 ).map("".join).filter(lambda text: text.strip())  # fmt: skip
@@ -142,11 +143,11 @@ def test_every_chapter_has_its_title(tmp_path_factory, encoder, titles, tag):
 @pytest.mark.parametrize("encoder", [h264(), ffv1()], ids=["mp4", "mkv"])
 def test_a_title_too_long_for_an_mp4_is_cut_between_characters(tmp_path, encoder):
     path = tmp_path / f"a{encoder.extension}"
-    chapters = [Chapter(0, 1, "你" * 30_000), Chapter(1, 1, "b")]
+    chapters = [Chapter(0, 1, "\u4f60" * 30_000), Chapter(1, 1, "b")]
     write(path, pictures(2, 16, 16), encoder, chapters=chapters)
     with av.open(str(path)) as container:
         titles = [chapter["metadata"]["title"] for chapter in container.chapters()]
-    assert titles == ["你" * (65_535 // 3), "b"]
+    assert titles == ["\u4f60" * (65_535 // 3), "b"]
 
 
 @pytest.mark.parametrize("encoder", [h264(), prores()], ids=["mp4", "mov"])

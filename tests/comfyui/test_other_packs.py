@@ -123,12 +123,12 @@ def test_what_does_not_run_in_moga_layers_is_said_once(scene, caplog):
 @pytest.fixture
 def containers(monkeypatch):
     """Wan's attention is handed containers, as from ComfyUI 0.34 on; a list of those handed."""
-    from comfy.ldm.modules import attention
+    from comfy.ldm.modules import attention as core
     from comfy.ldm.wan import model as wan
 
-    if not hasattr(attention, "AttentionTensorContainer"):
+    if not hasattr(core, "AttentionTensorContainer"):
         pytest.skip("this ComfyUI has no AttentionTensorContainer")
-    kind, real, handed = attention.AttentionTensorContainer, wan.optimized_attention, []
+    kind, real, handed = core.AttentionTensorContainer, wan.optimized_attention, []
 
     def with_containers(q, k, v, *args, **kwargs):
         handed.append([t if isinstance(t, kind) else kind(t) for t in (q, k, v)])

@@ -7,7 +7,7 @@ from driver.shipped import ANY_WAN, WORKFLOWS, open_small
 
 # A value of each widget that no default, no limit and no rounding would give.
 TYPED = {
-    SCHEDULE: {"script": '[5f] "One" {x} (y:1.2)\n\n# no\n[4f] zwei ☕', "fps": 23.98},
+    SCHEDULE: {"script": '[5f] "One" {x} (y:1.2)\n\n# no\n[4f] zwei \u2615', "fps": 23.98},
     APPLY: {
         "attention": "moga",
         "start_percent": 0.13,
