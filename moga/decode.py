@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from .host_memory import GivesBack, give_back
 from .tiles import TiledDecoder, Tiling
 
 Sink = Callable[[Tensor], None]
@@ -59,10 +60,13 @@ def stream_decode(
     if tiling is not None:
         decode_chunk = TiledDecoder(decode_chunk, tiling)
     watch = _FrameWatch(first_frame)
+    on_cpu, memory = latent.device.type == "cpu", GivesBack()
 
     def emit(piece: Tensor) -> Tensor:
         watch.add(piece)
         sink(unpatchify(piece, patch_size))
+        if on_cpu:
+            memory.look()
         # A new tensor: a zero-length view would keep the whole piece alive until the end.
         return piece.new_empty((*piece.shape[:2], 0, *piece.shape[3:]))
 
@@ -77,6 +81,8 @@ def stream_decode(
             rest = vae.decode(latent)
     finally:
         drop_cache(vae)
+        if on_cpu:
+            give_back()
     watch.look()
     if watch.frames == 0 or rest.shape[2] != 0:
         raise TypeError(
