@@ -6,10 +6,11 @@
 The VAE is Wan 2.1's with random weights: memory and speed don't depend on their values. It has the
 real width unless --width makes a narrow one, so that frames weigh more than features.
 
-Each measurement has a process of its own. "Peak" is the most memory that process took for data
-while it decoded and saved (anonymous memory, which leaves out the code of libraries, as the system
-pages that in and out), "grown" is that less what it held before. The C library gives freed memory
-back at once there, so that what is counted is what is in use. Ways:
+Each measurement has a fresh process, as people start ComfyUI: with the C library's own way of
+keeping freed memory, which counts, and in a thread beside the main one. "Peak" is the most memory
+that process took for data while it decoded and saved (anonymous memory, which leaves out the code
+of libraries, as the system pages that in and out), "grown" is that less what it held before. What
+loading had left free is given back first, so that nothing hides in it. Ways:
 
     moga     Chunked VAE Decode to Video
     serial   the same without the pipeline: decode, copy and encode take turns
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -28,6 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from inspect import Parameter, signature
 from pathlib import Path
 from threading import Event, Thread
@@ -91,8 +96,7 @@ def command_line() -> str:
 def in_child(way: str, frames: int) -> dict:
     command = [sys.executable, __file__, *sys.argv[1:], "--child"]
     command += ["--frames", str(frames), "--ways", way]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if run.returncode < 0:  # killed, as for want of memory
         return {"way": way, "frames": frames, "failed": f"signal {-run.returncode}"}
     if run.returncode:
@@ -102,37 +106,41 @@ def in_child(way: str, frames: int) -> dict:
 
 def measure(options: argparse.Namespace) -> dict:
     """One way at one length, in this process."""
-    (way,), (frames,) = options.ways, options.frames
-    with tempfile.TemporaryDirectory() as base:
-        nodes, pack = boot(Path(options.comfyui).expanduser(), Path(base), options.device)
-        import torch
+    with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(1) as pool:
+        booted = boot(Path(options.comfyui).expanduser(), Path(base), options.device)
+        return pool.submit(decode_and_save, options, *booted).result()
 
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        width, height = map(int, options.size.split("x"))
-        with torch.inference_mode():
-            vae = random_vae(options.width)
-            save = {"moga": by_node, "serial": in_turns, "core": by_core}[way]
-            save(nodes, pack, vae, latent(5, height, width))  # kernels chosen, modules imported
-            start_over(options.device)
-            with HostMemory() as host:
-                start = time.perf_counter()
-                save(nodes, pack, vae, latent(frames, height, width))
-                seconds = time.perf_counter() - start
-        result = {
-            "way": way,
-            "frames": frames,
-            "seconds": round(seconds, 1),
-            "frames_a_second": round(frames / seconds, 2),
-            "host_peak_mb": round(host.peak),
-            "host_grown_mb": round(host.peak - host.before),
-            "device": "cpu",
-            "versions": versions(nodes),
-        }
-        if options.device == "cuda":
-            result["device_peak_mb"] = round(torch.cuda.max_memory_allocated() / MB)
-            result["device"] = torch.cuda.get_device_name()
-        return result
+
+def decode_and_save(options: argparse.Namespace, nodes: dict, pack) -> dict:
+    import torch
+
+    (way,), (frames,) = options.ways, options.frames
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    width, height = map(int, options.size.split("x"))
+    save = {"moga": by_node, "serial": in_turns, "core": by_core}[way]
+    with torch.inference_mode():
+        vae, samples = random_vae(options.width), latent(frames, height, width)
+        save(nodes, pack, vae, latent(5, height, width))  # kernels chosen, modules imported
+        start_over(options.device)
+        with HostMemory() as host:
+            start = time.perf_counter()
+            save(nodes, pack, vae, samples)
+            seconds = time.perf_counter() - start
+    result = {
+        "way": way,
+        "frames": frames,
+        "seconds": round(seconds, 1),
+        "frames_a_second": round(frames / seconds, 2),
+        "host_peak_mb": round(host.peak),
+        "host_grown_mb": round(host.peak - host.before),
+        "device": "cpu",
+        "versions": versions(nodes),
+    }
+    if options.device == "cuda":
+        result["device_peak_mb"] = round(torch.cuda.max_memory_allocated() / MB)
+        result["device"] = torch.cuda.get_device_name()
+    return result
 
 
 def boot(root: Path, base: Path, device: str):
@@ -217,7 +225,10 @@ def in_turns(nodes: dict, pack, vae, samples: dict) -> None:
 
 
 def start_over(device: str) -> None:
-    """Forget the device's peak so far."""
+    """Forget the device's peak so far, and give back what the host has free."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # not the C library of GNU
+        ctypes.CDLL(None).malloc_trim(0)
     if device == "cuda":
         import torch
 

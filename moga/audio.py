@@ -17,7 +17,12 @@ class Audio:
     rate: int
 
     def __post_init__(self) -> None:
-        if self.samples.ndim != 2 or 0 in self.samples.shape:
+        if 0 in self.samples.shape:
+            raise ValueError(
+                f"audio has the shape {self.samples.shape}: it is empty; give a sound, or leave "
+                "audio out."
+            )
+        if self.samples.ndim != 2:
             raise ValueError(
                 f"audio has the shape {self.samples.shape}; give samples as (channels, samples)."
             )

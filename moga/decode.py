@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from .host_memory import GivesBack, give_back
 from .tiles import TiledDecoder, Tiling
 
 Sink = Callable[[Tensor], None]
+
+
+class NotFiniteError(ValueError):
+    """A latent or what a VAE made of it has values that aren't numbers; the message says where."""
 
 
 @torch.no_grad()
@@ -31,6 +37,7 @@ def stream_decode(
     *,
     patch_size: int = 1,
     tiling: Tiling | None = None,
+    first_frame: int = 0,
 ) -> int:
     """Decode ``latent`` through ``vae``, passing frames to ``sink`` as soon as they exist.
 
@@ -39,22 +46,27 @@ def stream_decode(
     tensors. ``latent`` is ``(b, c, t, h, w)``, on the device and in the dtype the VAE computes in.
     ``patch_size`` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels. With ``tiling``
     each chunk is decoded in overlapping tiles: less memory, and no longer the exact frames.
+    ``first_frame`` is the number that messages give to the first frame, where others went before.
 
     ``sink`` gets ``(b, c, t, h, w)`` chunks in order of time. Nobody else holds a chunk: the sink
     may change it in place, and once it lets go of it the memory is free. Whatever the sink raises
     ends the decode, and ``vae`` is as it was before.
 
-    Returns the number of frames. Raises TypeError when the frames don't come from ``vae.decoder``.
+    Returns the number of frames. Raises NotFiniteError for frames with values that aren't numbers:
+    from a device the sink may have got them by then, but none after them. Raises TypeError when the
+    frames don't come from ``vae.decoder``.
     """
     decode_chunk = vae.decoder.forward
     if tiling is not None:
         decode_chunk = TiledDecoder(decode_chunk, tiling)
-    frames = 0
+    watch = _FrameWatch(first_frame)
+    on_cpu, memory = latent.device.type == "cpu", GivesBack()
 
     def emit(piece: Tensor) -> Tensor:
-        nonlocal frames
-        frames += piece.shape[2]
+        watch.add(piece)
         sink(unpatchify(piece, patch_size))
+        if on_cpu:
+            memory.look()
         # A new tensor: a zero-length view would keep the whole piece alive until the end.
         return piece.new_empty((*piece.shape[:2], 0, *piece.shape[3:]))
 
@@ -69,12 +81,74 @@ def stream_decode(
             rest = vae.decode(latent)
     finally:
         drop_cache(vae)
-    if frames == 0 or rest.shape[2] != 0:
+        if on_cpu:
+            give_back()
+    watch.look()
+    if watch.frames == 0 or rest.shape[2] != 0:
         raise TypeError(
             f"{type(vae).__name__} can't be decoded in a stream, as its decode() doesn't take its "
             "frames from decoder(); use decode() itself."
         )
-    return frames
+    return watch.frames
+
+
+class _FrameWatch:
+    """Counts frames, and refuses those that aren't numbers.
+
+    A chunk on a device is looked at when the next one is there, whose kernels then keep the device
+    busy: to look at once would make it wait for the host, chunk after chunk.
+    """
+
+    def __init__(self, first_frame: int) -> None:
+        self.frames = 0
+        self._first_frame = self._chunk_frame = first_frame
+        self._largest: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def add(self, chunk: Tensor) -> None:
+        """Take ``chunk``, (b, c, t, h, w), as it came from the decoder: nothing is clamped yet."""
+        # The largest magnitude of each frame, which NaN and infinity make NaN or infinite.
+        largest = torch.linalg.vector_norm(chunk, inf, dim=(0, 1, 3, 4))
+        arrived = None
+        if largest.is_cuda:
+            largest = largest.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.look()
+        self._chunk_frame = self._first_frame + self.frames
+        self._largest, self._arrived = largest, arrived
+        self.frames += chunk.shape[2]
+        if chunk.device.type == "cpu":
+            self.look()
+
+    def look(self) -> None:
+        """Raise NotFiniteError when the chunk that was added last has such a frame."""
+        if self._largest is None:
+            return
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        broken = self._largest.isfinite().logical_not().nonzero()
+        self._largest = None
+        if len(broken):
+            raise NotFiniteError(
+                "vae gives values that aren't numbers (NaN or infinite) from video frame "
+                f"{self._chunk_frame + int(broken[0])} on, counted from 0; let it compute in "
+                "float32 or bfloat16, or take another file of it."
+            )
+
+
+def check_latent(latent: Tensor, name: str = "samples") -> None:
+    """Refuse a latent, (b, c, t, h, w), with values that aren't numbers, by its first such frame.
+
+    ``name`` is what the caller calls it. Raises NotFiniteError.
+    """
+    broken = latent.isfinite().all(dim=(0, 1, 3, 4)).logical_not().nonzero()
+    if len(broken):
+        raise NotFiniteError(
+            f"{name} has values that aren't numbers (NaN or infinite) from latent frame "
+            f"{int(broken[0])} on, counted from 0; sample again with another dtype, attention or "
+            "LoRA strength."
+        )
 
 
 def unpatchify(frames: Tensor, patch_size: int) -> Tensor:

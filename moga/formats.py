@@ -13,7 +13,10 @@ from functools import cache
 from .ffmpeg import find_ffmpeg, hidden_window
 
 TRIAL_SECONDS = 60
-AAC = ("-c:a", "aac", "-b:a", "192k")
+# A few samples at a rate that AAC lacks would get lost on the way to another: silence follows them.
+AAC = ("-c:a", "aac", "-b:a", "192k", "-af", "apad=whole_dur=0.05,apad=whole_len=64")
+# ffmpeg takes the size of FLAC's blocks from the first samples it gets, and none is below 16.
+FLAC = ("-c:a", "flac", "-frame_size:a", "4608")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def ffv1() -> Encoder:
         *("ffv1", "matroska", ".mkv", "bgr0"),
         size_multiple=1,
         options=("-c:v", "ffv1", "-level", "3", "-slices", "4", "-slicecrc", "1", "-g", "1"),
-        audio_options=("-c:a", "flac"),
+        audio_options=FLAC,
         bytes_per_pixel=1.5,
     )
 
@@ -133,6 +136,8 @@ def trial(encoder: Encoder) -> str | None:
         reason = f"ffmpeg: {said[0]}"
     except subprocess.TimeoutExpired:
         reason = f"ffmpeg: no answer in {TRIAL_SECONDS} seconds"
+    except OSError as error:
+        reason = f"ffmpeg can't be started: {error}"
     else:
         return None
     other = "another format" if encoder.name == "h264" else "h264"

@@ -68,7 +68,7 @@ class Pipeline:
         """
         slot = self._wait(self._empty)
         slot = new_slot(frames.device) if slot is None else slot
-        slot.fill(to_uint8(frames))
+        slot.fill(frames)
         self._filled.put(slot)
 
     def __exit__(
@@ -127,14 +127,22 @@ def new_slot(device: torch.device) -> HostSlot | CudaSlot:
 
 
 class HostSlot:
-    """Frames that are on the host, or have to be fetched by waiting for their device."""
+    """Memory of the host, to which frames are copied by waiting for their device, if it is one.
+
+    All chunks go to the same memory: what waits for the writer in new memory each time lies among
+    the blocks that the decoder takes and frees meanwhile, and keeps them from becoming one again.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def fill(self, frames: Tensor) -> None:
-        self._frames = frames.cpu()
+        self._buffer, self._frames = room(self._buffer, frames.shape)
+        self._frames.copy_(to_uint8(frames))
 
     def read(self) -> np.ndarray:
-        frames, self._frames = self._frames, None
-        return frames.numpy()
+        """The frames. Valid until the slot is filled again."""
+        return self._frames.numpy()
 
 
 class CudaSlot:
@@ -146,10 +154,8 @@ class CudaSlot:
         self._buffer = torch.empty(0, dtype=torch.uint8, pin_memory=True)
 
     def fill(self, frames: Tensor) -> None:
-        frames = frames.contiguous()
-        if self._buffer.numel() < frames.numel():
-            self._buffer = torch.empty(frames.numel(), dtype=torch.uint8, pin_memory=True)
-        self._frames = self._buffer[: frames.numel()].view(frames.shape)
+        frames = to_uint8(frames).contiguous()
+        self._buffer, self._frames = room(self._buffer, frames.shape)
         self._stream.wait_stream(torch.cuda.current_stream(frames.device))
         with torch.cuda.stream(self._stream):
             self._frames.copy_(frames, non_blocking=True)
@@ -161,6 +167,13 @@ class CudaSlot:
         """The frames, once they have arrived. Valid until the slot is filled again."""
         self._copied.synchronize()
         return self._frames.numpy()
+
+
+def room(buffer: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """``buffer``, or a larger one of its kind, and the part of it that has ``shape``."""
+    if buffer.numel() < shape.numel():
+        buffer = torch.empty(shape.numel(), dtype=buffer.dtype, pin_memory=buffer.is_pinned())
+    return buffer, buffer[: shape.numel()].view(shape)
 
 
 _STREAMS: dict[torch.device, torch.cuda.Stream] = {}

@@ -7,6 +7,7 @@ so a failed run leaves nothing that looks like a video.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,12 +23,14 @@ from typing import IO
 import numpy as np
 
 from .audio import Audio
+from .containers import flaw
 from .ffmpeg import find_ffmpeg, hidden_window
 from .formats import Encoder, h264
 from .metadata import Chapter, ffmetadata
 
 STDERR_LINES = 20
 FULL_DISK = 2**20  # bytes free, at and below which a failure is blamed on the disk
+_TAG = re.compile(r"[\w-]+", re.ASCII)
 
 
 class VideoError(RuntimeError):
@@ -50,11 +53,11 @@ class VideoWriter:
     nobody else can write ``out.mp4`` through this class.
 
     ``tags`` and ``chapters`` become the file's metadata and ``audio`` its sound. An encoder that
-    makes a folder of pictures puts the tags beside them, each in a JSON file of its own.
+    makes a folder of pictures puts the tags beside them, each in a JSON file that its key names.
 
-    Raises ValueError for a size, rate or frame that doesn't fit, FileExistsError when the file is
-    there or being written, ImportError when imageio-ffmpeg is missing, VideoError when ffmpeg
-    fails.
+    Raises ValueError for a size, rate, frame or tag that doesn't fit, FileExistsError when the file
+    is there or being written, ImportError when ffmpeg is missing, VideoError when ffmpeg fails or
+    what it leaves isn't whole.
     """
 
     def __init__(
@@ -87,6 +90,11 @@ class VideoWriter:
                 f"The frame size is {width}x{height}; {self.encoder.name} needs a width and height "
                 f"that are multiples of {multiple}."
             )
+        for key in self.tags:
+            if not _TAG.fullmatch(key):
+                raise ValueError(
+                    f"tags have the key {key!r}; use letters, digits, - and _, as in workflow."
+                )
 
     def __enter__(self) -> VideoWriter:
         if self.path.exists():
@@ -101,13 +109,7 @@ class VideoWriter:
         with ExitStack() as undo:
             undo.callback(self._remove)
             self._scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="moga-")))
-            self._process = subprocess.Popen(
-                [self._ffmpeg, *self._arguments()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                **hidden_window(),
-            )
+            self._process = self._start(self._arguments())
             self._undo = undo.pop_all()
         self._messages = _Tail(self._process.stderr)
         return self
@@ -136,6 +138,11 @@ class VideoWriter:
             raise self._failure() from error
         if self._process.wait() != 0:
             raise self._failure()
+        if why := flaw(self.partial, self.encoder, self.frames, self.audio is not None):
+            raise VideoError(
+                f"ffmpeg ended without an error, but {self.path.name} isn't whole: {why}."
+                f"{self._full_disk()}"
+            )
         self._finished = True
 
     def kill(self) -> None:
@@ -159,7 +166,7 @@ class VideoWriter:
     def _take_final_name(self) -> None:
         if self.encoder.is_folder:
             for key, value in self.tags.items():
-                (self.partial / f"{key}.json").write_text(value, encoding="utf-8")
+                _write_text(self.partial / f"{key}.json", value)
         if self.path.exists():
             kept = self.path.with_name(f"{self.path.stem}.kept{self.path.suffix}")
             os.replace(self.partial, kept)
@@ -167,6 +174,18 @@ class VideoWriter:
                 f"{self.path} appeared while it was being written; the new video is {kept}."
             )
         os.replace(self.partial, self.path)
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [self._ffmpeg, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                **hidden_window(),
+            )
+        except OSError as error:
+            raise VideoError(f"ffmpeg can't be started: {error}.{self._full_disk()}") from error
 
     def _reserve(self) -> None:
         if self.encoder.is_folder:
@@ -195,9 +214,13 @@ class VideoWriter:
             self._process.stdin.close()
         code = self._process.wait()
         said = self._messages.close() or "it gave no reason"
+        return VideoError(
+            f"ffmpeg stopped with code {code} at frame {self.frames}: {said}{self._full_disk()}"
+        )
+
+    def _full_disk(self) -> str:
         free = shutil.disk_usage(self.path.parent).free
-        full = f" The disk of {self.path.parent} is full." if free <= FULL_DISK else ""
-        return VideoError(f"ffmpeg stopped with code {code} at frame {self.frames}: {said}{full}")
+        return f" The disk of {self.path.parent} is full." if free <= FULL_DISK else ""
 
     def _arguments(self) -> list[str]:
         """ffmpeg's command line. Writes the files it names beside the frames' pipe."""
@@ -211,7 +234,7 @@ class VideoWriter:
             inputs += self.audio.write_raw(self._scratch / "audio")
         if (self.tags or self.chapters) and not self.encoder.is_folder:
             text = self._scratch / "metadata"
-            text.write_text(ffmetadata(self.tags, self.chapters, self.rate), encoding="utf-8")
+            _write_text(text, ffmetadata(self.tags, self.chapters, self.rate))
             index = "1" if self.audio is None else "2"
             inputs += ["-f", "ffmetadata", "-i", f"file:{text}"]
             chosen += ["-map_metadata", index, "-map_chapters", index]
@@ -249,6 +272,10 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     if fps != whole and abs(fps - ntsc) < 0.005:
         return ntsc
     return Fraction(fps).limit_denominator(1000)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="replace")  # which has no halves of characters
 
 
 class _Tail:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import InputImpl, io, ui
 
 from ..moga.ffmpeg import find_ffmpeg
-from ..moga.formats import FORMATS, choose_format, trial
+from ..moga.formats import FORMATS, trial
+from ..moga.hosts.comfyui.films import FILMS
 from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
+from ..moga.hosts.comfyui.progress import running_node, tell, wait_for_samples
 from ..moga.hosts.comfyui.save import (
     SavedVideo,
     VideoSettings,
-    read_audio,
+    read_settings,
+    remarks,
     save_video,
-    workflow_tags,
 )
 from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
 from .types import MogaShots
@@ -22,6 +24,11 @@ CATEGORY = "MoGA/decode"
 
 SAMPLES_TOOLTIP = "The video latent to decode: from a sampler, or loaded with Load Latent."
 VAE_TOOLTIP = "The VAE the latent was made for: Wan 2.1 (16 channels) or Wan 2.2 (48 channels)."
+
+
+def samples_input() -> io.Input:
+    """Lazy: what is wrong with the other inputs is said before anything is sampled."""
+    return io.Latent.Input("samples", lazy=True, tooltip=SAMPLES_TOOLTIP)
 
 
 def tile_inputs() -> list[io.Input]:
@@ -66,7 +73,7 @@ class MoGAChunkedDecode(io.ComfyNode):
                 "of VAE Decode, and the device holds only the frames being decoded."
             ),
             inputs=[
-                io.Latent.Input("samples", tooltip=SAMPLES_TOOLTIP),
+                samples_input(),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
                 *tile_inputs(),
             ],
@@ -80,8 +87,12 @@ class MoGAChunkedDecode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, tile_size=0, tile_overlap=64) -> bool | str:
-        return tile_problem(tile_size or 0, tile_overlap or 0) or True
+    @plainly
+    def check_lazy_status(cls, samples=None, tile_size=0, tile_overlap=64, **inputs) -> list[str]:
+        """Refuse tiles that can't be, and then ask for samples."""
+        if problem := tile_problem(tile_size, tile_overlap):
+            raise ValueError(problem)
+        return wait_for_samples() if samples is None else []
 
     @classmethod
     @plainly
@@ -104,7 +115,7 @@ class MoGADecodeToVideo(io.ComfyNode):
                 "latent is saved first, so that nothing sampled is lost."
             ),
             inputs=[
-                io.Latent.Input("samples", tooltip=SAMPLES_TOOLTIP),
+                samples_input(),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
                 io.Float.Input(
                     "fps",
@@ -122,7 +133,7 @@ class MoGADecodeToVideo(io.ComfyNode):
                     default="video/MoGA",
                     tooltip=(
                         "Name of the file in the output folder, which gets a number added. It may "
-                        "hold folders, and fields such as %year%-%month%-%day% or %width%."
+                        "hold folders, and fields such as %date:yyyy-MM-dd% or %KSampler.seed%."
                     ),
                 ),
                 io.Int.Input(
@@ -192,41 +203,49 @@ class MoGADecodeToVideo(io.ComfyNode):
             is_output_node=True,
         )
 
+    def __init__(self) -> None:
+        super().__init__()
+        FILMS.node_made()
+
     @classmethod
-    def validate_inputs(
-        cls, filename_prefix=None, format=None, tile_size=0, tile_overlap=64
-    ) -> bool | str:
-        """Refuse, before anything is sampled, what could only fail after it."""
-        # What comes from another node isn't known yet, and None.
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        """Refuse, when the prompt is queued, what could only fail after sampling.
+
+        One input: ComfyUI repeats a refusal under each of them, and checks the others' ranges.
+        """
         try:
             find_ffmpeg()
-            problems = (
-                filename_prefix is not None and prefix_problem(filename_prefix),
-                folder_problem(),
-                tile_problem(tile_size or 0, tile_overlap or 0),
-                format is not None and trial(choose_format(format)),
-            )
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
             return str(error)
-        return next(filter(None, problems), True)
+        if problem := folder_problem():
+            return problem
+        # What comes from another node isn't known yet, and None.
+        return (filename_prefix is not None and prefix_problem(filename_prefix)) or True
+
+    @classmethod
+    @plainly
+    def check_lazy_status(
+        cls, samples=None, vae=None, tile_size=0, tile_overlap=64, **inputs
+    ) -> list[str]:
+        """Refuse, before anything is sampled, the rest of it, and then ask for samples.
+
+        Unlike above, values that come from other nodes are there, and the prompt.
+        """
+        FILMS.node_runs(running_node())
+        settings = read_settings(cls.hidden, **inputs)
+        problems = tile_problem(tile_size, tile_overlap), trial(settings.encoder)
+        if found := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(found))
+        if samples is not None:
+            return []
+        asked = f"{settings.encoder.name}, {settings.fps:g} fps."
+        tell(" ".join([asked, *remarks(vae, settings)]))
+        return wait_for_samples()
 
     @classmethod
     @plainly
     def execute(
-        cls,
-        samples,
-        vae,
-        fps,
-        filename_prefix,
-        quality,
-        format="h264",
-        save_workflow=True,
-        keep_latent=False,
-        file_per_shot=True,
-        tile_size=0,
-        tile_overlap=64,
-        audio=None,
-        shots=None,
+        cls, samples, vae, fps, filename_prefix, quality, tile_size=0, tile_overlap=64, **inputs
     ) -> io.NodeOutput:
         decode = plan_decode(vae, samples, tile_size, tile_overlap)
         if decode.channels != 3:
@@ -234,17 +253,7 @@ class MoGADecodeToVideo(io.ComfyNode):
                 f"vae decodes to {decode.channels} channels and a video has 3; use "
                 "Chunked VAE Decode, which gives them all as IMAGE."
             )
-        tags = workflow_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo) if save_workflow else {}
-        settings = VideoSettings(
-            prefix=filename_prefix,
-            fps=fps,
-            encoder=choose_format(format, quality),
-            audio=read_audio(audio),
-            shots=shots,
-            file_per_shot=file_per_shot,
-            keep_latent=keep_latent,
-            tags=tags,
-        )
+        settings = read_settings(cls.hidden, fps, filename_prefix, quality, **inputs)
         return shown(save_video(vae, decode, settings), settings)
 
 
@@ -257,9 +266,9 @@ def shown(saved: SavedVideo, settings: VideoSettings) -> io.NodeOutput:
         ]
         preview = ui.PreviewVideo(files)
     else:
-        still = save_still(saved.still, saved.path.stem)
-        preview = ui.SavedImages([ui.SavedResult(still, "", io.FolderType.temp)])
+        preview = ui.SavedImages([ui.SavedResult(save_still(saved.still), "", io.FolderType.temp)])
+    show = {**preview.as_dict(), "text": (saved.line,)}
     if settings.encoder.is_folder:
         blocked = f"{saved.path.name} is a folder of pictures; choose another format for a VIDEO."
-        return io.NodeOutput(None, ui=preview, block_execution=blocked)
-    return io.NodeOutput(InputImpl.VideoFromFile(str(saved.path)), ui=preview)
+        return io.NodeOutput(None, ui=show, block_execution=blocked)
+    return io.NodeOutput(InputImpl.VideoFromFile(str(saved.path)), ui=show)

@@ -210,6 +210,59 @@ def test_short_sound_leaves_the_video_whole(tmp_path):
         assert container.streams.audio[0].rate == 22050
 
 
+# Around FLAC's smallest block, a block of AAC and one of ffmpeg's FLAC; and what a cut may leave.
+LENGTHS = st.one_of(
+    st.integers(1, 40),
+    *(st.integers(block - 2, block + 17) for block in (1024, 4608)),
+)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@settings(max_examples=25, deadline=None)
+@given(
+    length=LENGTHS,
+    rate=st.sampled_from([100, 8000, 12345, 22050, 44100, 48000, 96000, 192000]),
+    channels=st.sampled_from([1, 2, 6]),
+)
+@example(length=1, rate=48000, channels=2)
+@example(length=15, rate=12345, channels=1)
+def test_a_sound_of_any_length_is_saved(tmp_path_factory, name, length, rate, channels):
+    encoder = choose_format(name, 51)
+    path = tmp_path_factory.mktemp("sound") / f"a{encoder.extension}"
+    sound = np.full((channels, length), 0.25, np.float32)
+    write(path, pictures(1, 64, 64), encoder, audio=Audio(sound, rate))
+    with av.open(str(path / "audio.wav" if encoder.is_folder else path)) as container:
+        heard = [frame.to_ndarray() for frame in container.decode(audio=0)]
+        stream = container.streams.audio[0]
+        samples = sum(each.size for each in heard) // channels
+    if encoder.audio_options[1] == "aac":  # in blocks, at the nearest rate that it has
+        assert samples >= 1
+    else:
+        assert (samples, stream.rate) == (length, rate)
+        level = np.concatenate(heard, axis=None)
+        level = level / (2**31 if level.dtype == np.int32 else 2**15)
+        assert np.allclose(level, 0.25, atol=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_sound_that_ends_near_a_cut(tmp_path_factory, data):
+    """As films with shots have it: each shot gets the part of the sound that falls on it."""
+    rate, fps = data.draw(st.sampled_from([8000, 44100, 48000])), 16
+    frames = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    cut = sum(frames[: data.draw(st.integers(0, len(frames)))]) * rate // fps
+    ends = max(1, cut + data.draw(st.integers(-20, 20)))
+    sound = Audio(np.full((1, ends), 0.25, np.float32), rate)
+    folder, at = tmp_path_factory.mktemp("cuts"), Fraction(0)
+    for number, count in enumerate(frames):
+        part = sound.cut(at, Fraction(count, fps))
+        write(folder / f"{number}.mkv", pictures(count, 16, 16), ffv1(), audio=part)
+        at += Fraction(count, fps)
+        with av.open(str(folder / f"{number}.mkv")) as container:
+            heard = sum(f.samples for f in container.decode(audio=0)) if part else 0
+        assert heard == (part.samples.shape[1] if part else 0)
+
+
 def test_sound_is_cut_to_the_part():
     sound = tone(2, rate=100)
     part = sound.cut(Fraction(1, 2), Fraction(1))
@@ -221,7 +274,8 @@ def test_sound_is_cut_to_the_part():
     ("samples", "rate", "problem"),
     [
         (np.zeros(9, np.float32), 9, r"shape \(9,\)"),
-        (np.zeros((2, 0), np.float32), 9, r"shape \(2, 0\)"),
+        (np.zeros((2, 0), np.float32), 9, r"shape \(2, 0\): it is empty; give a sound"),
+        (np.zeros((0, 2, 9), np.float32), 9, r"shape \(0, 2, 9\): it is empty"),
         (np.zeros((1, 9), np.float32), 0, "0 samples a second"),
         (np.full((1, 9), np.nan, np.float32), 9, "aren't numbers"),
     ],

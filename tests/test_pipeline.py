@@ -65,6 +65,24 @@ def test_no_more_chunks_than_slots_are_on_their_way():
     assert on_the_way == 0 and most <= 2 + 1  # one is counted by the time its write has ended
 
 
+def test_chunks_travel_in_the_same_memory():
+    """Not in new memory each, from which the C library makes a larger and larger heap."""
+    places, given = [], chunks(30)
+    with Pipeline(lambda frames: places.append(frames.ctypes.data), slots=3) as pipeline:
+        for frames in given:
+            pipeline.put(frames)
+    assert len(places) == 30 and len(set(places)) <= 3
+
+
+def test_a_larger_and_a_smaller_chunk_in_the_same_slot():
+    given, got = [torch.rand(count, 4, 6, 3) for count in (1, 4, 2, 8, 1)], []
+    with Pipeline(lambda frames: got.append(frames.copy()), slots=1) as pipeline:
+        for frames in given:
+            pipeline.put(frames)
+    assert [len(each) for each in got] == [1, 4, 2, 8, 1]
+    assert np.array_equal(np.concatenate(got), to_uint8(torch.cat(given)).numpy())
+
+
 def test_the_next_frames_are_made_while_these_are_written():
     made = threading.Event()
     with Pipeline(lambda frames: made.wait(10)) as pipeline:

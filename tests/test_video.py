@@ -1,24 +1,33 @@
 """Video files: what a separate reader (PyAV) finds in them, and what failures leave behind."""
 
 import os
+import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from shutil import ignore_patterns
 
 import numpy as np
 import pytest
 
-from moga.formats import h264
+from moga.containers import flaw
+from moga.ffmpeg import find_ffmpeg
+from moga.formats import FORMATS, choose_format, h264, trial
 from moga.metadata import Chapter
 from moga.shotfiles import ShotFiles
 from moga.video import VideoError, VideoWriter, frame_rate
 
 av = pytest.importorskip("av", reason="PyAV reads the written videos back: pip install av")
-pytest.importorskip("imageio_ffmpeg", reason="ffmpeg comes with it: pip install imageio-ffmpeg")
+imageio_ffmpeg = pytest.importorskip(
+    "imageio_ffmpeg", reason="ffmpeg comes with it: pip install imageio-ffmpeg"
+)
 
 
 def pictures(frames, height=32, width=48):
@@ -279,6 +288,118 @@ def test_missing_imageio_ffmpeg_names_the_command(tmp_path):
     )
     assert "ImportError: Saving a video needs imageio-ffmpeg" in run.stderr
     assert "`python -m pip install imageio-ffmpeg`" in run.stderr
+
+
+STAND_INS = {
+    "does nothing": "exit 0",
+    "takes all and writes nothing": "cat > /dev/null",
+    "writes an empty file": 'cat > /dev/null; for file; do :; done; : > "${file#file:}"',
+    "loses the end": (
+        'ffmpeg "$@"; for file; do :; done; file="${file#file:}"; '
+        'case "$file" in *%06d.png) file="${file%/*}/000003.png";; esac; '
+        'truncate -s -9 "$file"'
+    ),
+    "writes another file": 'cat > /dev/null; for file; do :; done; echo hello > "${file#file:}"',
+}
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if "nvenc" not in name])
+@pytest.mark.parametrize("what", STAND_INS)
+def test_an_ffmpeg_that_ends_well_without_a_whole_file(tmp_path, monkeypatch, what, format):
+    """A small program in its place, found as imageio-ffmpeg lets people name one."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nffmpeg() {{ '{find_ffmpeg()}' \"$@\"; }}\n{STAND_INS[what]}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    encoder = choose_format(format)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    with pytest.raises(VideoError) as error:
+        write(folder / f"a{encoder.extension}", pictures(3), encoder=encoder)
+    # It may have gone before it was given the frames.
+    assert re.match(
+        r"ffmpeg (ended without an error, but a\S* isn't whole: |stopped)", str(error.value)
+    )
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if "nvenc" not in name])
+def test_no_byte_of_a_file_may_be_missing(tmp_path, format):
+    encoder = choose_format(format)
+    path = tmp_path / f"a{encoder.extension}"
+    write(path, pictures(3), encoder=encoder)
+    file = path / "000002.png" if encoder.is_folder else path
+    whole = file.read_bytes()
+    assert flaw(path, encoder, 3, sound=False) is None
+    for length in {*range(0, len(whole), max(1, len(whole) // 97)), *range(40), len(whole) - 1}:
+        file.write_bytes(whole[:length])
+        assert flaw(path, encoder, 3, sound=False), length
+    file.unlink()
+    assert flaw(path, encoder, 3, sound=False)
+
+
+def test_a_file_of_more_than_4_gb_is_whole(tmp_path):
+    """The length of its frames takes 64 bits."""
+    path = tmp_path / "a.mp4"
+    length = 5 * 2**30
+    with open(path, "wb") as file:
+        file.write(struct.pack(">I4s", 16, b"ftyp").ljust(16, b"\0"))
+        file.write(struct.pack(">I4s", 8, b"moov"))
+        file.write(struct.pack(">I4sQ", 1, b"mdat", length))
+        file.truncate(24 + length)  # of which nothing takes room on the disk
+    assert flaw(path, h264(), 3, sound=False) is None
+
+
+def no_ffmpeg(monkeypatch, tmp_path):
+    """What people have whose imageio-ffmpeg came without a program."""
+    package = tmp_path / "imageio_ffmpeg"
+    shutil.copytree(
+        Path(imageio_ffmpeg.__file__).parent, package, ignore=ignore_patterns("ffmpeg-*")
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from moga.video import VideoWriter; "
+        "VideoWriter('a.mp4', 32, 32, 16)"
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", path_to_moga()["PYTHONPATH"])
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    return [sys.executable, "-c", code, str(tmp_path)]
+
+
+def test_imageio_ffmpeg_without_a_program(tmp_path, monkeypatch):
+    if (Path(sys.prefix) / "bin" / "ffmpeg").exists():
+        pytest.skip("imageio-ffmpeg finds the one of this environment")
+    run = subprocess.run(no_ffmpeg(monkeypatch, tmp_path), capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1].startswith(
+        "ImportError: Saving a video needs ffmpeg, and imageio-ffmpeg has no program to run; run "
+        "`python -m pip install --force-reinstall imageio-ffmpeg`"
+    )
+
+
+@pytest.mark.parametrize("kind", ["not there", "not executable", "a folder"])
+def test_a_named_ffmpeg_that_cannot_be_run(tmp_path, monkeypatch, kind):
+    program = tmp_path / "my_ffmpeg"
+    if kind == "a folder":
+        program.mkdir()
+    elif kind == "not executable":
+        program.write_text("#!/bin/sh\n")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(
+        ImportError, match=r"no program to run at .*my_ffmpeg \(from IMAGEIO_FFMPEG_"
+    ):
+        write(tmp_path / "a.mp4", pictures(1))
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_an_ffmpeg_of_another_machine(tmp_path, monkeypatch):
+    program = tmp_path / "my_ffmpeg"
+    program.write_bytes(b"\x7fELF\0\0\0")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(VideoError, match=r"^ffmpeg can't be started: .*my_ffmpeg"):
+        write(tmp_path / "a.mp4", pictures(1))
+    assert os.listdir(tmp_path) == ["my_ffmpeg"]
+    assert "ffmpeg can't be started: " in trial(replace(h264(), pixel_format="yuv422p"))
 
 
 def path_to_moga():

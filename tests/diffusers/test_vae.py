@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moga.checkpoint import CheckpointError
-from moga.decode import to_uint8
+from moga.decode import NotFiniteError, to_uint8
 from moga.hosts.diffusers import decode_frames, load_vae
 from moga.hosts.diffusers.vae import encode_frames
 from moga.hosts.diffusers.vae_names import vae_names
@@ -77,6 +77,32 @@ def test_what_does_not_fit(tiny):
     vae.enable_tiling()
     with pytest.raises(ValueError, match="disable_tiling"):
         decode_frames(vae, torch.zeros(1, 16, 2, 2, 2), print)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_numbers_are_refused_by_their_frame(tiny, value):
+    latents = torch.zeros(1, 16, 5, 2, 2)
+    latents[0, 3, 2:, 1, 1] = value
+    with pytest.raises(NotFiniteError, match=r"^latents has values .* from latent frame 2 on"):
+        decode_frames(tiny.vae(), latents, print)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_that_are_not_numbers_are_refused_by_their_number(tiny, kind):
+    vae, calls, seen = tiny.vae(kind), [], []
+    forward = vae.decoder.forward
+
+    def break_third(*args, **kwargs):
+        calls.append(1)
+        frames = forward(*args, **kwargs)
+        if len(calls) == 3:
+            frames[:, :, 1] = torch.nan
+        return frames
+
+    vae.decoder.forward = break_third
+    with pytest.raises(NotFiniteError, match=r"^vae gives values .* from video frame 6 on"):
+        decode_frames(vae, torch.randn(1, CHANNELS[kind], 5, 2, 2), seen.append)
+    assert sum(map(len, seen)) <= 9
 
 
 def test_files_and_folders(tiny, model_files, tmp_path):

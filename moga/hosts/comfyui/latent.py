@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...video import VideoError
+from .progress import tell
 
 
 @contextmanager
@@ -25,13 +26,14 @@ def kept_latent(
     """Save ``latent`` as core's Save Latent does, and remove it when the block succeeds.
 
     With ``keep`` it stays. What ends the block otherwise is raised again with the place of the
-    latent and the way on from there.
+    latent and the way on from there. An interrupt has no words, so the node shows them.
     """
     save_latent(path, latent, metadata)
     try:
         yield
     except comfy.model_management.InterruptProcessingException:
         logging.warning("Interrupted. %s", way_on(path))
+        tell(f"Interrupted. {way_on(path)}")
         raise
     except Exception as error:
         # ComfyUI frees memory on its own kind of error, so that kind has to stay.

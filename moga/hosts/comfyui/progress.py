@@ -7,6 +7,10 @@ import time
 from typing import Any
 
 import comfy.utils
+from comfy_execution.progress import NodeState, get_progress_state
+from comfy_execution.utils import get_executing_context
+
+from .status import show_on_node
 
 Picture = Any  # a PIL.Image
 
@@ -50,6 +54,28 @@ class Progress:
             spent = f"in {clock(self.seconds)}"
         note = f", {self._note}" if self._note else ""
         return f"{self.done} of {self.frames} frames, {rate:.2f} a second, {spent}{note}"
+
+
+def running_node() -> tuple[str, int | None] | None:
+    """The node that is running, and at which of a list of inputs; None when none is."""
+    context = get_executing_context()
+    return context and (context.node_id, context.list_index)
+
+
+def tell(line: str) -> None:
+    """Write a line onto the node that is running, for whoever has its page open."""
+    if node := running_node():
+        show_on_node(node[0], line)
+
+
+def wait_for_samples() -> list[str]:
+    """What a node answers that is asked for inputs, while its samples are still to be made.
+
+    ComfyUI has marked the node as one that runs by then, and would show it so until they are there.
+    """
+    if node := running_node():
+        get_progress_state().ensure_entry(node[0])["state"] = NodeState.Pending
+    return ["samples"]
 
 
 def clock(seconds: float) -> str:

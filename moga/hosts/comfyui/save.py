@@ -6,36 +6,41 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import numpy as np
+import torch
 from comfy.cli_args import args
 from PIL import Image
 
 from ...audio import Audio
-from ...formats import Encoder
+from ...formats import Encoder, choose_format
 from ...metadata import Chapter
 from ...pipeline import Pipeline
 from ...shotfiles import ShotFiles, chapters_of, seconds
 from ...shots import ShotList
 from ...video import VideoWriter, frame_rate
+from .fields import WidgetValues, fill_widgets
+from .films import FILMS, digest
 from .latent import kept_latent
-from .output import OutputName, check_space, reserve_name
-from .progress import PICTURE_SIZE
+from .output import OutputName, check_space, prefix_problem, reserve_name
+from .progress import PICTURE_SIZE, running_node, tell
 from .vae import Decode, decode_frames
 
 SPARE = 64 * 2**20  # bytes that a disk should have left
+FPS_OF_48_CHANNELS = 24  # Wan 2.2 5B
 
 
 @dataclass(frozen=True)
 class VideoSettings:
     """How a video is saved. ``tags`` are its metadata; ``shots`` become chapters.
 
-    With ``file_per_shot`` each of them is also saved by itself.
+    With ``file_per_shot`` each of them is also saved by itself. ``prefix`` has no fields left but
+    dates and those that ComfyUI fills in.
     """
 
     prefix: str
@@ -50,21 +55,102 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class SavedVideo:
-    """Where a video went: the file (or folder of pictures), those of its shots, a picture of it."""
+    """Where a video went: the file (or folder of pictures), those of its shots, a picture of it.
+
+    ``latent`` is its latent's file, if that was kept; ``line`` says it all in words.
+    """
 
     path: Path
     shots: tuple[Path, ...]
+    latent: Path | None
     subfolder: str
     still: Image.Image
+    line: str
+
+
+def read_settings(
+    hidden: Any,
+    fps: float,
+    filename_prefix: str,
+    quality: int,
+    format: str = "h264",
+    save_workflow: bool = True,
+    keep_latent: bool = False,
+    file_per_shot: bool = True,
+    audio: Mapping[str, Any] | None = None,
+    shots: ShotList | None = None,
+) -> VideoSettings:
+    """What the node's inputs ask for. Raises ValueError for what can't be, naming the input."""
+    frame_rate(fps)
+    widgets = WidgetValues(hidden.prompt, hidden.extra_pnginfo)
+    prefix = fill_widgets(filename_prefix, widgets)
+    if problem := prefix_problem(prefix):
+        raise ValueError(problem)
+    return VideoSettings(
+        prefix=prefix,
+        fps=fps,
+        encoder=choose_format(format, quality),
+        audio=read_audio(audio),
+        shots=shots,
+        file_per_shot=file_per_shot,
+        keep_latent=keep_latent,
+        tags=workflow_tags(hidden.prompt, hidden.extra_pnginfo) if save_workflow else {},
+    )
+
+
+def remarks(vae, settings: VideoSettings) -> list[str]:
+    """What can be done as it was asked for, and was hardly meant."""
+    found, fps, rate = [], settings.fps, frame_rate(settings.fps)
+    if settings.shots is not None and frame_rate(timed := float(settings.shots.fps)) != rate:
+        found.append(
+            f"fps is {fps:g} and the shots were timed at {timed:g}, so the video plays "
+            f"{fps / timed:.3g} times as fast."
+        )
+    if getattr(vae, "latent_channels", None) == 48 and rate != FPS_OF_48_CHANNELS:
+        found.append(
+            f"fps is {fps:g}, and vae is that of the 5B model, which was made for "
+            f"{FPS_OF_48_CHANNELS}."
+        )
+    return found
 
 
 def save_video(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
     """Decode to a video file, holding a few frames at a time.
 
-    The latent is saved first, and removed when all is done. Raises OSError when there is no place
-    for the video; then, with the place of the latent, VideoError for shots of another length and
-    what decoding and encoding raise.
+    What the running node saved last is returned as it is when that is the same film. Otherwise the
+    latent is saved first, and removed when all is done. Raises OSError when there is no place for
+    the video; then, with the place of the latent, VideoError for shots of another length and what
+    decoding and encoding raise.
     """
+    node, said = running_node(), remarks(vae, settings)
+    for remark in said:
+        logging.warning(remark)
+    made_of = node and _made_of(decode, settings)
+    if saved := node and FILMS.find(node, made_of, vae):
+        line = f"{saved.path.name} is the same film; nothing was decoded again."
+        logging.info("%s (%s)", line, saved.path)
+    else:
+        size = f"{decode.frames} frames of {decode.width}x{decode.height}"
+        tell(" ".join([f"Decodes {size}.", *said]))
+        saved = _save(vae, decode, settings)
+        line = saved.line
+    saved = replace(saved, line=" ".join([line, *said]))
+    tell(saved.line)
+    if node:
+        files = filter(None, (saved.path, *saved.shots, saved.latent))
+        FILMS.keep(node, saved, made_of, vae, files)
+    return saved
+
+
+def _made_of(decode: Decode, settings: VideoSettings) -> tuple:
+    """All that makes a film but the VAE. Its metadata is left out, as it changes with every Run."""
+    audio = settings.audio
+    sound = audio and (audio.rate, digest(torch.from_numpy(audio.samples)))
+    asked = replace(settings, audio=None, tags={})
+    return digest(decode.latent), decode.tiling, sound, asked, bool(settings.tags)
+
+
+def _save(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
     name = reserve_name(settings.prefix, decode.width, decode.height)
     with ExitStack() as unless_saved:
         unless_saved.callback(name.latent.unlink, missing_ok=True)
@@ -112,7 +198,14 @@ def _write(vae, decode: Decode, settings: VideoSettings, name: OutputName) -> Sa
             shown = () if encoder.plays_in_browsers else (still.take,)
             progress = decode_frames(vae, decode, pipeline.put, *shown)
     logging.info("%s: %s", path, progress)
-    return SavedVideo(path, tuple(shot_paths), name.subfolder, still.take())
+    return SavedVideo(
+        path,
+        tuple(shot_paths),
+        name.latent if settings.keep_latent else None,
+        name.subfolder,
+        still.take(),
+        f"{path.name}: {progress}.",
+    )
 
 
 class Still:
@@ -123,7 +216,10 @@ class Still:
 
     def look(self, frames: np.ndarray) -> None:
         step = max(1, max(frames.shape[1:3]) // PICTURE_SIZE)
-        self._pixels = frames[-1, ::step, ::step].copy()
+        picture = frames[-1, ::step, ::step]
+        if self._pixels is None:
+            self._pixels = np.empty_like(picture, order="C")
+        self._pixels[:] = picture  # into the same memory: see `pipeline.HostSlot`
 
     def take(self) -> Image.Image | None:
         """The picture; None before the first frame."""
@@ -133,14 +229,15 @@ class Still:
 def workflow_tags(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
     """What ComfyUI's own nodes save with a file, by which it can be dropped on the canvas.
 
-    Empty when ComfyUI was started with --disable-metadata.
+    ``extra`` comes with the prompt, keys and all: what isn't the workflow goes into one tag, so
+    that no key of a stranger becomes the name of anything. Empty when ComfyUI was started with
+    --disable-metadata.
     """
     if args.disable_metadata:
         return {}
-    tags = {key: json.dumps(value) for key, value in (extra or {}).items()}
-    if prompt is not None:
-        tags["prompt"] = json.dumps(prompt)
-    return tags
+    rest = dict(extra) if isinstance(extra, Mapping) else {}
+    tags = {"workflow": rest.pop("workflow", None), "extra_pnginfo": rest, "prompt": prompt}
+    return {key: json.dumps(value) for key, value in tags.items() if value}
 
 
 def read_audio(audio: Mapping[str, Any] | None) -> Audio | None:
@@ -149,17 +246,12 @@ def read_audio(audio: Mapping[str, Any] | None) -> Audio | None:
         return None
     waveform = audio["waveform"]
     samples = waveform[0] if waveform.ndim == 3 and len(waveform) else waveform
-    return Audio(samples.float().cpu().numpy(), int(audio["sample_rate"]))
+    return Audio(samples.detach().float().cpu().numpy(), int(audio["sample_rate"]))
 
 
 def _chapters(decode: Decode, settings: VideoSettings) -> tuple[Chapter, ...]:
     if settings.shots is None:
         return ()
-    if frame_rate(float(settings.shots.fps)) != frame_rate(settings.fps):
-        logging.warning(
-            "fps is %g and the shots were timed at %g, so the video plays %.3g times as fast.",
-            *(settings.fps, settings.shots.fps, settings.fps / settings.shots.fps),
-        )
     videos = len(decode.latent)
     frames = decode.frames // videos
     if settings.shots.frames != frames:

@@ -19,10 +19,12 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...decode import stream_decode
+from ...decode import check_latent, stream_decode
 from ...encode import stream_encode
 from ...tiles import Tiling
 from .progress import Picture, Progress
+
+_LATENT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Width and height of the pixels that the decoder packs into channels, by kind of VAE.
 PATCH_SIZES = {comfy.ldm.wan.vae.WanVAE: 1, comfy.ldm.wan.vae2_2.WanVAE: 2}
@@ -54,9 +56,7 @@ def plan_decode(vae, samples: dict, tile_size: int = 0, tile_overlap: int = 64) 
     """
     vae.throw_exception_if_invalid()
     _refuse_other_vae(vae)
-    latent = samples["samples"]
-    if latent.is_nested:  # video and audio in one LATENT: the video comes first
-        latent = latent.unbind()[0]
+    latent = _real(samples["samples"])
     if latent.ndim != 5 or 0 in latent.shape:
         raise ValueError(
             f"samples has the shape {tuple(latent.shape)}; connect a video latent, which is "
@@ -67,7 +67,7 @@ def plan_decode(vae, samples: dict, tile_size: int = 0, tile_overlap: int = 64) 
             f"samples has {latent.shape[1]} channels and vae decodes {vae.latent_channels}; "
             "connect the VAE that belongs to the model (16 is Wan 2.1, 48 is Wan 2.2)."
         )
-    _refuse_nan(latent)
+    check_latent(latent)
     frames, height, width = vae.upscale_ratio
     return Decode(
         latent,
@@ -119,9 +119,14 @@ def decode_frames(
         )
         mm.throw_exception_if_processing_interrupted()
         for latent in decode.latent.split(1):
-            latent = latent.to(device=vae.device, dtype=vae.vae_dtype)
-            model, tiling = vae.first_stage_model, decode.tiling
-            stream_decode(model, latent, finish, patch_size=patch_size, tiling=tiling)
+            stream_decode(
+                vae.first_stage_model,
+                latent.to(device=vae.device, dtype=vae.vae_dtype),
+                finish,
+                patch_size=patch_size,
+                tiling=decode.tiling,
+                first_frame=progress.done,
+            )
     return progress
 
 
@@ -219,13 +224,16 @@ def _tiling(latent: Tensor, scale: int, tile_size: int, tile_overlap: int) -> Ti
     return Tiling(size, tile_overlap // scale)
 
 
-def _refuse_nan(latent: Tensor) -> None:
-    broken = latent.isfinite().all(dim=(0, 1, 3, 4)).logical_not().nonzero()
-    if len(broken):
+def _real(latent: Tensor) -> Tensor:
+    """The video latent in a floating point type, which whole numbers and bools are not."""
+    if latent.is_nested:  # video and audio in one LATENT: the video comes first
+        latent = latent.unbind()[0]
+    if latent.is_complex():
         raise ValueError(
-            f"samples has values that aren't numbers (NaN or infinite) from latent frame "
-            f"{int(broken[0])} on; sample again with another dtype, attention or LoRA strength."
+            f"samples are complex numbers ({latent.dtype}), and a latent is real ones; connect the "
+            "latent of a sampler."
         )
+    return latent if latent.dtype in _LATENT_TYPES else latent.float()
 
 
 def _on_device(device: torch.device):

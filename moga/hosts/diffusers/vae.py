@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
-from ...decode import stream_decode, to_uint8
+from ...decode import check_latent, stream_decode, to_uint8
 from ...encode import stream_encode
 from . import folders
 from .vae_names import vae_config, vae_names
@@ -63,7 +63,10 @@ class VideoSize:
 
 
 def check_latents(vae: AutoencoderKLWan, latents: Tensor) -> VideoSize:
-    """What latents (1, C, t, h, w) will decode to. Raises ValueError when they do not fit."""
+    """What latents (1, C, t, h, w) will decode to.
+
+    Raises ValueError when they do not fit, NotFiniteError (one too) when they are not all numbers.
+    """
     if latents.ndim != 5 or latents.shape[0] != 1 or latents.shape[1] != vae.config.z_dim:
         raise ValueError(
             f"latents have the shape {tuple(latents.shape)}, this VAE decodes (1, "
@@ -71,6 +74,7 @@ def check_latents(vae: AutoencoderKLWan, latents: Tensor) -> VideoSize:
         )
     if vae.use_tiling:
         raise ValueError("the VAE decodes in tiles, which changes the picture; disable_tiling.")
+    check_latent(latents, "latents")
     frames, height, width = latents.shape[2:]
     scale = vae.config.scale_factor_spatial
     return VideoSize(
@@ -92,6 +96,7 @@ def decode_frames(
     sink: called with uint8 frames (T, H, W, 3) on the CPU, in order; their values are those of
         `vae.decode` on the whole, rounded to the nearest.
     device: where the VAE computes, if it is offloaded (a pipeline's `_execution_device`).
+    Raises as `check_latents`, and NotFiniteError when what the VAE gives is not all numbers.
     """
     size = check_latents(vae, latents)
     weights = next(vae.parameters())
