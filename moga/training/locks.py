@@ -29,21 +29,25 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Open or make the file. Raises OSError."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        self._taken: set[int] = set()  # which Windows would refuse to give a second time
 
     def take(self, place: int = 0) -> bool:
         """Take a place, unless another process has it. Raises LockError."""
+        if place in self._taken:
+            return True
         try:
-            os.lseek(self._file, _FIRST + place, os.SEEK_SET)
             if fcntl is not None:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _FIRST + place)
             else:
                 import msvcrt
 
+                os.lseek(self._file, _FIRST + place, os.SEEK_SET)
                 msvcrt.locking(self._file, msvcrt.LK_NBLCK, 1)
         except OSError as error:
             if error.errno in _BUSY:
                 return False
             raise LockError(error.errno, os.strerror(error.errno or 0)) from error
+        self._taken.add(place)
         return True
 
     def read(self) -> str:

@@ -89,6 +89,7 @@ from pathlib import Path
 from moga.training.folders import alone_in
 with alone_in(Path({str(tmp_path)!r})):
     if (child := os.fork()) == 0:
+        os.close(1)
         time.sleep(600)
     print(child, flush=True)
     os.kill(os.getpid(), 9)
@@ -202,7 +203,7 @@ def test_parts_of_those_that_write_stay_and_of_killed_ones_go(cache, holding):
     second.kill()
     second.wait()
     with writing_cache(cache) as word:
-        assert word not in (one,)
+        assert word != one
     assert {name for name, path in parts.items() if path.exists()} == {one, "text"}
     assert whole.exists()
     first.kill()
