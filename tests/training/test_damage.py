@@ -1,7 +1,8 @@
 """Damaged clips: what changes the pictures is found, what does not refuses no clip.
 
-No decoder notices all damage, as pictures carry no checksums: some single flipped bits of H.264
-pass, and more of HEVC and AV1, so bytes are flipped in numbers and in codecs that notice.
+No decoder notices all damage, as pictures carry no checksums: one in ten single flipped bytes of
+H.264 passes, and more than half of HEVC's, however many they are. So bytes are flipped in numbers,
+and in codecs that notice.
 """
 
 import json
@@ -55,6 +56,8 @@ COPIED = {  # from another one, without encoding
     "disorder.ts": ("h264.mp4", [], ["-bsf:v", "setts=dts=DTS-if(eq(mod(N\\,7)\\,3)\\,900\\,0)"]),
     "bare.h264": ("h264.mp4", [], ["-an"]),
     "late.mkv": ("h264.mp4", ["-itsoffset", "2"], []),
+    "noise.mkv": ("h264.mp4", [], ["-bsf:a", "noise=amount=3:drop=0"]),  # its sound is damaged
+    "noise.ts": ("h264.mp4", [], ["-bsf:a", "noise=amount=3:drop=0"]),
 }
 
 
@@ -127,6 +130,17 @@ def test_clips_that_were_cut_off_are_found(films, tmp_path, name, share):
         frames_of(tmp_path / name)
 
 
+def test_a_clip_that_gives_no_picture_is_found(films, tmp_path):
+    """Without an error: its edit list begins after its end."""
+    data = bytearray((films / "h264.mp4").read_bytes())
+    at = data.index(b"elst") + 16
+    data[at : at + 4] = (10**8).to_bytes(4, "big")
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert decode_errors(tmp_path / "a.mp4") == ["no picture comes out of it"]
+    with pytest.raises(VideoReadError, match="cannot be read to its end"):
+        frames_of(tmp_path / "a.mp4")
+
+
 def test_errors_are_counted_one_by_one():
     said = """\
 [in#0/mpegts @ 0x55d0] [warning] Packet corrupt (stream = 0, dts = 482250).
@@ -134,10 +148,14 @@ def test_errors_are_counted_one_by_one():
 [h264 @ 0x55d1] [error] error while decoding MB 6 3, bytestream -60
 [h264 @ 0x55d1] [error] error while decoding MB 6 3, bytestream -60
 [vist#0:0/h264 @ 0x55d2] [dec:h264 @ 0x55d3] [warning] corrupt decoded frame
+[aac @ 0x55d4] [error] Number of bands (58) exceeds limit (43).
+[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55d4] [error] Referenced QT chapter track not found
 [null @ 0x55d4] [error] Application provided invalid, non monotonically increasing dts to muxer
 """
     once = "error while decoding MB 6 3, bytestream -60"
     assert complaints(said) == [once, once, "corrupt decoded frame"]
+    ended = "[matroska,webm @ 0x55d4] [error] File ended prematurely\n[error] No such file"
+    assert complaints(ended) == ["File ended prematurely", "No such file"]
 
 
 @pytest.fixture
