@@ -38,7 +38,9 @@ def _main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--cache-only", action="store_true", help="make the cache, and stop")
-    parser.add_argument("--check", action="store_true", help="check settings and clips, and stop")
+    parser.add_argument(
+        "--check", action="store_true", help="check settings, decode every clip once, and stop"
+    )
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes that make the cache, with --cache-only"
     )

@@ -9,6 +9,7 @@ from functools import partial
 
 from accelerate import PartialState
 
+from .cache_missing import find_missing, say_what_is_stale
 from .cache_spec import CacheError, all_pieces
 from .cache_writer import make_cache
 from .check import check
@@ -25,6 +26,7 @@ def fill_cache(settings: Settings, jobs: int) -> None:
     train, validate = clips_of(settings)
     rows = train + validate
     spec = cache_spec(settings, PartialState().device)
+    say_what_is_stale(spec, find_missing(spec, rows))  # what it reads is known to all, then
     # The text encoder is by far the largest model, so it is read once.
     make_cache(spec, [], extra_texts=[t for piece in all_pieces(spec, rows) for t in piece.texts])
     parts = [rows[job::jobs] for job in range(min(jobs, len(rows)))]

@@ -21,10 +21,11 @@ from ..hosts.diffusers import folders
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
 from ..shots import TEMPORAL_STRIDE
+from .contents import MEMORY, Contents
 from .rows import Examined, latent_count, nearest_latent
 
+VAE_PARTS, TEXT_PARTS = ("vae",), ("text_encoder", "tokenizer")  # of the folder of a pipeline
 SHORTEST = 5  # latent frames of a video's last piece, unless all pieces are shorter
-_SAMPLES, _SAMPLE = 64, 1 << 16  # how often, and how many bytes of a model file are looked at
 
 
 class CacheError(RuntimeError):
@@ -60,12 +61,17 @@ class CacheSpec:
             check_multiple(name, getattr(self, name), 16)
 
     @cached_property
+    def contents(self) -> Contents:
+        """What files hold, remembered in the folder."""
+        return Contents(self.folder / MEMORY)
+
+    @cached_property
     def vae_key(self) -> str:
-        return model_key(self.vae, "vae")
+        return self.contents.of_model(self.vae, *VAE_PARTS)
 
     @cached_property
     def text_key(self) -> str:
-        return model_key(self.text_encoder, "text_encoder", "tokenizer")
+        return self.contents.of_model(self.text_encoder, *TEXT_PARTS)
 
 
 @dataclass(frozen=True)
@@ -114,22 +120,16 @@ def text_file(spec: CacheSpec, text: str) -> Path:
 
 
 def latent_file(spec: CacheSpec, piece: Piece) -> Path:
-    name = _hash(
-        *(str(piece.examined.row.video.resolve()), _identity(piece), piece.start, piece.frames),
-        *_latent_settings(spec),
-    )
-    return spec.folder / "latents" / f"{name}.safetensors"
-
-
-def _identity(piece: Piece) -> list[int]:
+    """Where the latent of a piece lies."""
     row = piece.examined.row
     try:
-        found = row.video.stat()
+        video = spec.contents.of(row.video)
     except OSError as error:
         raise CacheError(
             f"line {row.line}: {row.video} cannot be read ({error.strerror}); check the path."
         ) from None
-    return [found.st_size, found.st_mtime_ns]
+    name = _hash(video, piece.start, piece.frames, *_latent_settings(spec))
+    return spec.folder / "latents" / f"{name}.safetensors"
 
 
 def vae_settings(path: Path) -> Mapping[str, Any]:
@@ -169,28 +169,6 @@ def _piece(examined: Examined, start: int, frames: int) -> Piece:
             shots[nearest_latent(own)] = (own, text)
     kept = [shots[at] for at in sorted(shots)]
     return Piece(examined, start, frames, tuple(c for c, _ in kept), tuple(t for _, t in kept))
-
-
-def model_key(path: Path, *parts: str) -> str:
-    """Tells a model from others by its size and samples of its bytes, wherever it lies.
-
-    A file, or the files of a folder: of those of its `parts` that it has, else of all of it. A file
-    of up to 4 MiB is read whole.
-    """
-    files = [path]
-    if path.is_dir():
-        folders = [path / part for part in parts if (path / part).is_dir()] or [path]
-        files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        name = file.relative_to(path).as_posix() if file != path else ""
-        with file.open("rb") as opened:
-            digest.update(f"{name} {size}\n".encode())
-            for at in range(0, size, max(_SAMPLE, size // _SAMPLES)):
-                opened.seek(at)
-                digest.update(opened.read(_SAMPLE))
-    return digest.hexdigest()
 
 
 def _hash(*parts: Any) -> str:

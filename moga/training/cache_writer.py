@@ -25,16 +25,16 @@ from ..hosts.diffusers.text_encoder import TEXT_TOKENS, check_lengths, load_toke
 from ..hosts.diffusers.vae import encode_frames
 from ..shotscript import shorten
 from .cache import LATENT, TEXT, read_cache
+from .cache_missing import find_missing, refuse_unwritable
 from .cache_spec import (
     CacheError,
     CacheSpec,
     Piece,
-    all_pieces,
     check_multiple,
-    latent_file,
     text_file,
     vae_settings,
 )
+from .folders import writing_cache
 from .frames import VideoReadError, read_frames
 from .rows import Examined, latent_count
 
@@ -53,33 +53,34 @@ def make_cache(
     error or an interruption stays and is not computed again.
     """
     _check_size(spec)
-    wanted = all_pieces(spec, rows)
-    texts = dict.fromkeys(["", *extra_texts, *(text for piece in wanted for text in piece.texts)])
-    missing_texts = [text for text in texts if not text_file(spec, text).is_file()]
-    by_file = {latent_file(spec, piece): piece for piece in wanted}
-    missing = {file: piece for file, piece in by_file.items() if not file.is_file()}
-    if missing_texts:
+    missing = find_missing(spec, rows, extra_texts)
+    if missing.texts:
         # Before the encoder is read, which takes its time.
-        check_lengths(load_tokenizer(spec.text_encoder), list(map(prompt_clean, missing_texts)))
-    _check_room(spec, missing.values(), missing_texts)
-    try:
-        for folder in ("latents", "texts"):
-            (spec.folder / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(
-            f"{spec.folder} cannot be made ({error.strerror}); choose another folder."
-        ) from None
-    if missing_texts:
-        _encode_texts(spec, missing_texts)
-        _free()
+        check_lengths(load_tokenizer(spec.text_encoder), list(map(prompt_clean, missing.texts)))
+    _check_room(spec, missing.pieces.values(), missing.texts)
     if missing:
-        _encode_pieces(spec, missing)
-        _free()
+        try:
+            for folder in ("latents", "texts"):
+                (spec.folder / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{spec.folder} cannot be made ({error.strerror}); choose another folder."
+            ) from None
+        refuse_unwritable(spec, missing)
+    spec.contents.save()
+    if missing:
+        with writing_cache(spec.folder) as word:
+            if missing.texts:
+                _encode_texts(spec, missing.texts, word)
+                _free()
+            if missing.pieces:
+                _encode_pieces(spec, missing.pieces, word)
+                _free()
     for seconds in spec.lengths:
         read_cache(spec, rows, seconds)
 
 
-def _encode_texts(spec: CacheSpec, texts: Sequence[str]) -> None:
+def _encode_texts(spec: CacheSpec, texts: Sequence[str], word: str) -> None:
     encoder, tokenizer = load_text_encoder(spec.text_encoder, dtype=spec.dtype)
     # The pipeline's own way with a prompt, so that a caption is trained as it is sampled.
     pipe = WanPipeline(
@@ -99,10 +100,11 @@ def _encode_texts(spec: CacheSpec, texts: Sequence[str]) -> None:
         )
         true = embedding[0, : int(tokens.attention_mask.sum())]
         where = f"the text {shorten(text, 40)!r}"
-        _save(spec, text_file(spec, text), {TEXT: true}, {"text": text}, where)
+        _refuse_broken(spec, true, where, "data.text_encoder", spec.text_encoder)
+        _save(spec, text_file(spec, text), {TEXT: true}, {"text": text}, where, word)
 
 
-def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece]) -> None:
+def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece], word: str) -> None:
     vae = load_vae(spec.vae, dtype=spec.dtype).to(spec.device)
     for file, piece in tqdm(missing.items(), desc="latents", unit="clip"):
         row = piece.examined.row
@@ -120,15 +122,34 @@ def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece]) -> None:
             raise CacheError(f"line {row.line}: {error} What was encoded so far is kept.") from None
         finally:
             frames.close()
+        _refuse_broken(spec, latent, piece.source, "data.vae", spec.vae)
         about = {"video": str(row.video), "start": piece.start, "frames": piece.frames}
-        _save(spec, file, {LATENT: latent[0]}, {_ABOUT: json.dumps(about)}, f"line {row.line}")
+        where = f"line {row.line}"
+        _save(spec, file, {LATENT: latent[0]}, {_ABOUT: json.dumps(about)}, where, word)
+
+
+def _refuse_broken(spec: CacheSpec, made: Tensor, where: str, name: str, model: Path) -> None:
+    """What goes in is pictures and words, so it is the model that is wrong."""
+    count = int((~torch.isfinite(made)).sum())
+    if count:
+        raise CacheError(
+            f"{where}: of {made.numel()} values that {name} makes of it, {count} are not a number "
+            f"or infinite. The file is sound, so {model} is damaged, or does not compute in "
+            f"{str(spec.dtype).removeprefix('torch.')} (data.dtype); use another file of this "
+            "model. What was encoded so far is kept."
+        )
 
 
 def _save(
-    spec: CacheSpec, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str], where: str
+    spec: CacheSpec,
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: dict[str, str],
+    where: str,
+    word: str,
 ) -> None:
     held = {name: tensor.to("cpu", spec.dtype).contiguous() for name, tensor in tensors.items()}
-    partial = _partial(path)
+    partial = path.with_name(f".{path.stem}-{word}.part")
     try:
         save_file(held, partial, about)
         os.replace(partial, path)
@@ -138,11 +159,6 @@ def _save(
             f"{where}: {spec.folder} cannot be written ({error}); make room and start again, what "
             "was encoded so far is kept."
         ) from None
-
-
-def _partial(path: Path) -> Path:
-    """Where a file is written before it gets its name: several trainings may share a cache."""
-    return path.with_name(f".{path.stem}-{os.getpid()}.part")
 
 
 def _check_size(spec: CacheSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
+from ..ffmpeg import find_ffmpeg, hidden_window
 from ..hosts.diffusers import folders
 from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
 from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
@@ -23,6 +25,7 @@ from ..kernels import AUTO, BackendError, require
 from ..shots import ShotList
 from ..shotscript import ShotScriptError, located
 from .cache_spec import CacheError, check_multiple, vae_settings
+from .folders import unwritable
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import LORA_TARGETS, Settings
@@ -53,9 +56,12 @@ def check(settings: Settings) -> int:
                 f"validation.scripts has {' and '.join(map(str, same))}, whose films would have "
                 "one name; rename one."
             )
-    for name, path in (("data.cache", data.cache), ("save.folder", settings.save.folder)):
-        with problems.kept():
-            _may_be_folder(name, path)
+    with problems.kept():
+        _may_be_folder("data.cache", data.cache, whole=True)
+    with problems.kept():
+        _may_be_folder("save.folder", settings.save.folder)
+    with problems.kept():
+        _ffmpeg_runs()
     for stage in settings.stages:
         with problems.kept(f"stage {stage.name!r}: "):
             settings.moga.config(stage)
@@ -113,10 +119,31 @@ def _there(name: str, path: Path, *, folder: bool = False) -> None:
         raise SettingsError(f"{name} is {path}, which is not there; check the path.")
 
 
-def _may_be_folder(name: str, path: Path) -> None:
+def _may_be_folder(name: str, path: Path, *, whole: bool = False) -> None:
+    """whole: a folder that is there may have all that is needed, and is not judged here."""
     found = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not found.is_dir():
         raise SettingsError(f"{name} is {path}, but {found} is a file; choose another folder.")
+    if not (whole and found == path) and (why := unwritable(path)):
+        raise SettingsError(
+            f"{name} is {path}, which cannot be written ({why}); choose another folder."
+        )
+
+
+def _ffmpeg_runs() -> None:
+    try:
+        command = [find_ffmpeg(), "-version"]
+        subprocess.run(command, check=True, capture_output=True, **hidden_window())
+    except ImportError:
+        raise SettingsError(
+            "clips are read by ffmpeg, which imageio-ffmpeg brings and is not installed; run "
+            "`pip install imageio-ffmpeg`."
+        ) from None
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        raise SettingsError(
+            f"clips are read by ffmpeg, which does not run ({error}); run `pip install "
+            "--force-reinstall imageio-ffmpeg`, or let IMAGEIO_FFMPEG_EXE name a program that does."
+        ) from None
 
 
 def _check_groups(settings: Settings) -> None:

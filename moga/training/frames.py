@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..ffmpeg import find_ffmpeg, hidden_window
-from ..shotscript import shorten
 from ..video import frame_rate
+from .complaints import REPORT, complaints, damaged, decode_errors, plain
 
 _CHUNK = 16  # frames
 
@@ -37,19 +36,20 @@ def read_frames(
     frames: how many; None reads to the end. A video that ends one frame early, as containers
         round, repeats its last one.
     ffmpeg ends with the iterator, wherever that is left. The pictures before `start` are decoded
-    too, so that every start gives the very frames that reading from 0 gives. Raises VideoReadError.
+    too, so that every start gives the very frames that reading from 0 gives. Raises VideoReadError,
+    also where ffmpeg met errors in the pictures so far: of `frames`, the last are not given then.
     """
     first = round(start * fps)
-    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin"]
+    command = [find_ffmpeg(), "-hide_banner", "-nostdin", *REPORT]
     command += ["-i", f"file:{video}", "-map", "0:v:0"]
     command += ["-vf", _filters(fps, width, height, first, frames), "-fps_mode", "passthrough"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     size = width * height * 3
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **hidden_window())
-        count, last = 0, None
+        count, last, held = 0, None, None
         try:
-            while frames is None or count < frames:
+            while count != frames:
                 wanted = _CHUNK if frames is None else min(_CHUNK, frames - count)
                 data = process.stdout.read(size * wanted)
                 if not data or len(data) % size:
@@ -57,29 +57,31 @@ def read_frames(
                 chunk = np.frombuffer(bytearray(data), np.uint8).reshape(-1, height, width, 3)
                 count += len(chunk)
                 last = chunk[-1:].copy()
-                yield chunk
-            if frames is None:
-                failed = process.wait() != 0 or count == 0
-            else:
-                if count == frames - 1 and last is not None:
-                    yield last
-                    count += 1
-                failed = count < frames
+                if count == frames:
+                    held = chunk
+                else:
+                    yield chunk
+            code = process.wait()
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
-        if failed:
-            said.seek(0)
-            words = ffmpeg_words(said.read().decode(errors="replace"))
-            why = words or f"it ended after {count} frames"
-            raise VideoReadError(f"{video.name} cannot be read to its end ({why}); replace it.")
+        said.seek(0)
+        errors = complaints(said.read().decode(errors="replace"))
+    if count < (1 if frames is None else max(1, frames - 1)) or (frames is None and code):
+        why = errors[0] if errors else f"it ended after {count} frames"
+        raise VideoReadError(f"{video.name} cannot be read to its end ({why}); replace it.")
+    if errors:
+        raise VideoReadError(f"{video.name}: {damaged(decode_errors(video) or errors)}")
+    if held is not None:
+        yield held
+    elif frames is not None:
+        yield last
 
 
 def ffmpeg_words(said: str) -> str:
-    """What ffmpeg complained of first, without the addresses it puts before it; "" for nothing."""
-    first = next((line for line in said.splitlines() if line.strip()), "")
-    return shorten(re.sub(r"^(\[[^]]* @ \w+\] *)+", "", first), 160)
+    """What ffmpeg said first, without the addresses it puts before it; "" for nothing."""
+    return plain(next((line for line in said.splitlines() if line.strip()), ""))
 
 
 def _filters(fps: float, width: int, height: int, first: int, frames: int | None) -> str:

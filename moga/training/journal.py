@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .checkpoints import writing
+
 
 class Journal:
     """log.jsonl in the folder of a training: one row for each logged step.
@@ -31,14 +33,19 @@ class Journal:
         return rows
 
     def cut(self, stage: int, step: int) -> None:
-        """Keep what was logged up to `step` steps of stage number `stage`."""
+        """Keep what was logged up to `step` steps of stage number `stage`.
+
+        Raises TrainingError where it cannot be written.
+        """
         kept = [row for row in self.rows() if (row["stage"], row["step"]) <= (stage, step)]
         partial = self.path.with_suffix(".part")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(partial, self.path)
+        with writing(self.path):
+            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+            os.replace(partial, self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        """Log a row. Raises TrainingError where it cannot be written."""
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +16,7 @@ from ..config import MoGAConfig
 from .checkpoints import TrainingError
 from .export import joined, lora_state, model_state, router_state, write_model
 from .settings import Settings
-
-if TYPE_CHECKING:
-    from .stage import Training
+from .training import Training
 
 
 def metadata(settings: Settings, revision: str) -> dict[str, str]:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .cache_spec import model_key
+from .cache_spec import TEXT_PARTS, VAE_PARTS
 from .checkpoints import Progress
+from .contents import MEMORY, Contents
 from .read_settings import SettingsError
 from .rows import Examined
 from .settings import Settings
@@ -19,14 +20,35 @@ _BY_STEP_COUNT = ("linear", "cosine")  # schedules that end with the last step
 SHARDED = "weights split over processes"
 
 
+_CLIPS = "clips of data.rows"
+_MODEL, _VAE, _TEXT = (f"contents of {name}" for name in
+                       ("model.file", "data.vae", "data.text_encoder"))  # fmt: skip
+
+
 def bound_to(
-    settings: Settings, rows: Sequence[Examined], processes: int, sharded: bool = False
+    settings: Settings,
+    rows: Sequence[Examined],
+    processes: int,
+    sharded: bool = False,
+    contents: Contents | None = None,
 ) -> dict[str, Any]:
-    """What decides the numbers of a training's steps, and how they are kept, as plain JSON."""
+    """What decides the numbers of a training's steps, and how they are kept, as plain JSON.
+
+    contents: of files; None is what the cache's folder remembers. Raises SettingsError for a file
+    that cannot be read.
+    """
+    contents = contents or Contents(settings.data.cache / MEMORY)
     bound = {**settings.for_resume(), "processes": processes, SHARDED: sharded}
-    bound["clips of data.rows"] = _clips(rows)
-    if settings.model.file is not None:
-        bound["contents of model.file"] = model_key(settings.model.file, "transformer")[:12]
+    try:
+        bound[_CLIPS] = _clips(rows, contents)
+        bound[_VAE] = contents.of_model(settings.data.vae, *VAE_PARTS)[:12]
+        bound[_TEXT] = contents.of_model(settings.data.text_encoder, *TEXT_PARTS)[:12]
+        if settings.model.file is not None:
+            bound[_MODEL] = contents.of_model(settings.model.file, "transformer")[:12]
+    except OSError as error:
+        raise SettingsError(
+            f"{error.filename} cannot be read ({error.strerror}); check the path and its rights."
+        ) from None
     return bound
 
 
@@ -38,7 +60,7 @@ def check_same(settings: Settings, bound: dict[str, Any], found: Progress | None
     if found is None:
         return
     folder, now, then = settings.save.folder, _flat(bound), _flat(found.settings)
-    for name in _may_change(settings, found.stage):
+    for name in (*_may_change(settings, found.stage), *on_trust(found)):
         now.pop(name, None), then.pop(name, None)
     for name in sorted(now | then):
         if now.get(name) != then.get(name):
@@ -60,12 +82,15 @@ def _may_change(settings: Settings, stage: int) -> list[str]:
     return [f"stages.{index}.steps" for index in range(first, len(settings.stages))]
 
 
-def _clips(rows: Sequence[Examined]) -> str:
-    """Tells clips from others by their names, sizes, cuts and texts, wherever they lie."""
-    listed = [
-        (one.row.video.name, one.row.video.stat().st_size, one.frames, one.cuts, one.row.texts)
-        for one in rows
-    ]
+def on_trust(found: Progress) -> tuple[str, ...]:
+    """Names of what may have changed unseen: an older version noted files by samples, or not."""
+    return () if _VAE in found.settings else (_CLIPS, _MODEL, _VAE, _TEXT)
+
+
+def _clips(rows: Sequence[Examined], contents: Contents) -> str:
+    """Tells clips from others by their contents, cuts and texts, wherever they lie."""
+    contents.of_all(one.row.video for one in rows)
+    listed = [(contents.of(one.row.video), one.frames, one.cuts, one.row.texts) for one in rows]
     return f"{len(rows)} ({hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]})"
 
 

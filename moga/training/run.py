@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata as packages
 from pathlib import Path
@@ -12,24 +14,29 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
 from ..checkpoint import DTYPES
 from ..flops import density
 from ..layout import VideoLayout
 from .cache import read_cache
+from .cache_missing import find_missing, refuse_unwritable, say_what_is_stale
 from .cache_spec import CacheSpec, on_grid
 from .cache_writer import make_cache
 from .check import check
-from .checkpoints import Checkpoints, Progress
+from .check_clips import check_clips
+from .checkpoints import Checkpoints, Survey, writing
+from .folders import alone_in, unwritable
 from .journal import Journal
 from .results import metadata
-from .resume import SHARDED, bound_to, check_same
+from .resume import SHARDED, bound_to, check_same, on_trust
 from .rows import Examined, examine, latent_count, read_rows
 from .settings import Settings
 from .sharding import is_sharded, sharding
-from .stage import StageRun, Training
+from .stage import StageRun
 from .texts import check_texts
+from .together import for_all
+from .training import Training
 from .validation import films, script_texts
 
 # One process fills the cache, and writes large files, while the others wait.
@@ -37,45 +44,80 @@ _PATIENCE = timedelta(days=1)
 CHECKPOINTS, JOURNAL, SETTINGS = "checkpoints", "log.jsonl", "settings.json"
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the main process finds out for all before a training begins."""
+
+    rows: list[Examined]
+    validation_rows: list[Examined]
+    bound: dict[str, Any]
+    survey: Survey
+
+
 def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
     """Train. Returns the finished model, None when only the cache was made.
 
-    Started again after whatever interruption, it goes on from its last checkpoint.
+    Started again after whatever interruption, it goes on from its last whole checkpoint.
     Raises what `check` raises, RowsError, CacheError and TrainingError.
     """
     check(settings)
     accelerator = _accelerator(settings)
-    rows, validation_rows = _rows_of_all(settings, accelerator)
-    checkpoints = _checkpoints(settings)
-    found = None
-    bound = bound_to(settings, rows, accelerator.num_processes, is_sharded(accelerator))
-    if not cache_only:
-        found = checkpoints.latest()
-        check_same(settings, bound, found[1] if found else None)
     spec = cache_spec(settings, accelerator.device)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            make_cache(spec, rows + validation_rows, extra_texts=script_texts(settings))
-    if cache_only:
-        return None
+    with ExitStack() as alone:
+        if cache_only:
+            for_all(accelerator, lambda: _fill_cache(settings, spec, *clips_of(settings)))
+            return None
+        start = for_all(accelerator, lambda: _start(settings, accelerator, spec, alone))
+        rows, validation_rows = start.rows, start.validation_rows
+        for_all(accelerator, lambda: _fill_cache(settings, spec, rows, validation_rows))
+        return _train(settings, accelerator, spec, start)
+
+
+def _start(
+    settings: Settings, accelerator: Accelerator, spec: CacheSpec, alone: ExitStack
+) -> Start:
+    """Look at the clips and at where the training stands, with others kept out of its folder."""
+    rows, validation_rows = clips_of(settings)
+    alone.enter_context(alone_in(settings.save.folder))
+    survey = _checkpoints(settings).survey()
+    processes, sharded = accelerator.num_processes, is_sharded(accelerator)
+    bound = bound_to(settings, rows, processes, sharded, spec.contents)
+    check_same(settings, bound, survey.found[1] if survey.found else None)
+    return Start(rows, validation_rows, bound, survey)
+
+
+def _fill_cache(
+    settings: Settings,
+    spec: CacheSpec,
+    rows: list[Examined],
+    validation_rows: list[Examined],
+) -> None:
+    both, texts = rows + validation_rows, script_texts(settings)
+    say_what_is_stale(spec, find_missing(spec, both, texts))
+    make_cache(spec, both, extra_texts=texts)
+
+
+def _train(settings: Settings, accelerator: Accelerator, spec: CacheSpec, start: Start) -> Path:
     set_seed(settings.seed)
     training = Training(
         settings,
         accelerator,
         spec,
-        checkpoints,
+        _checkpoints(settings),
         Journal(settings.save.folder / JOURNAL),
         films(settings, spec),
-        bound,
+        start.bound,
         metadata(settings, revision()),
     )
-    if accelerator.is_main_process:
-        _begin(training, found)
+    for_all(accelerator, lambda: _begin(training, start.survey))
     accelerator.init_trackers(settings.log.project)
+    found = start.survey.found
     first = found[1].stage if found else 0
     for index in range(first, len(settings.stages)):
         seconds = settings.stages[index].seconds
-        clips, fixed = (read_cache(spec, some, seconds) for some in (rows, validation_rows))
+        clips, fixed = (
+            read_cache(spec, some, seconds) for some in (start.rows, start.validation_rows)
+        )
         stage = StageRun(training, index, clips, fixed)
         if found and found[1].stage == index:
             stage.resume(found[0], found[1].step)
@@ -88,16 +130,25 @@ def run(settings: Settings, *, cache_only: bool = False) -> Path | None:
 
 
 def check_only(settings: Settings) -> str:
-    """Everything that `run` checks before it computes, and what it would train on, for reading."""
+    """Everything that `run` checks before it computes, and what it would train on, for reading.
+
+    And more: every clip is decoded once. Raises what `run` raises.
+    """
     pixels = check(settings)
     rows, validation_rows = clips_of(settings)
-    found = _checkpoints(settings).latest()
-    if found:  # however it was launched: --check is one process
-        then = found[1].settings
-        launched = then.get("processes", 1), then.get(SHARDED, False)
-        check_same(settings, bound_to(settings, rows, *launched), found[1])
+    spec = cache_spec(settings, "cpu")
+    survey = _checkpoints(settings).survey()
+    if survey.found:  # however it was launched: --check is one process
+        progress = survey.found[1]
+        launched = progress.settings.get("processes", 1), progress.settings.get(SHARDED, False)
+        check_same(settings, bound_to(settings, rows, *launched, spec.contents), progress)
+    if unwritable(spec.folder):
+        both = rows + validation_rows
+        refuse_unwritable(spec, find_missing(spec, both, script_texts(settings)))
+    check_clips(rows + validation_rows)
     data, frames = settings.data, on_grid(max(settings.lengths), settings.data.fps)
     lines = [f"{len(rows)} clips to train on, {len(validation_rows)} to validate on"]
+    lines += _standing(settings, survey)
     layout = VideoLayout(latent_count(frames), data.height // pixels, data.width // pixels)
     lines.append(
         f"longest clip: {frames} frames of {data.width}x{data.height}, {layout.tokens} tokens"
@@ -155,22 +206,6 @@ def _accelerator(settings: Settings) -> Accelerator:
     )
 
 
-def _rows_of_all(
-    settings: Settings, accelerator: Accelerator
-) -> tuple[list[Examined], list[Examined]]:
-    """What `clips_of` returns or raises, in every process; one looks for all of them."""
-    found: Any = None
-    if accelerator.is_main_process:
-        try:
-            found = clips_of(settings)
-        except Exception as error:
-            found = error
-    found = broadcast_object_list([found])[0]
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
 def clips_of(settings: Settings) -> tuple[list[Examined], list[Examined]]:
     """The clips to train and to validate on, whose videos and texts can be used.
 
@@ -185,10 +220,10 @@ def clips_of(settings: Settings) -> tuple[list[Examined], list[Examined]]:
     return rows, validation_rows
 
 
-def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:
+def _begin(training: Training, survey: Survey) -> None:
     """Write down what is about to run, and put the log where the training stands."""
-    settings = training.settings
-    settings.save.folder.mkdir(parents=True, exist_ok=True)
+    settings, found = training.settings, survey.found
+    training.checkpoints.set_aside(survey.damaged)
     training.journal.cut(*((found[1].stage, found[1].step) if found else (-1, 0)))
     about = {
         "revision": revision(),
@@ -199,11 +234,27 @@ def _begin(training: Training, found: tuple[Path, Progress] | None) -> None:
         "device": _device(training.accelerator.device),
         "settings": settings.model_dump(mode="json"),
     }
-    text = json.dumps(about, indent=1) + "\n"
-    (settings.save.folder / SETTINGS).write_text(text, encoding="utf-8")
-    if found:
-        name = settings.stages[found[1].stage].name
-        print(f"going on in stage {name!r} after {found[1].step} steps", flush=True)
+    path = settings.save.folder / SETTINGS
+    with writing(path):
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    for line in _standing(settings, survey):
+        print(line, flush=True)
+
+
+def _standing(settings: Settings, survey: Survey) -> list[str]:
+    """From where a training goes on, for reading."""
+    lines = [f"the checkpoint {one.path} is damaged ({one.why})" for one in survey.damaged]
+    if survey.found:
+        progress = survey.found[1]
+        name = settings.stages[progress.stage].name
+        lines.append(f"going on in stage {name!r} after {progress.step} steps")
+        if on_trust(progress):
+            lines.append(
+                f"{settings.save.folder} is of an older version, which did not note what all of "
+                "its files hold; that model, VAE, text encoder and clips are the same is taken on "
+                "trust"
+            )
+    return lines
 
 
 def _device(device: torch.device) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +20,19 @@ from ..hosts.diffusers.enable import moga_config, unwrap
 from ..routing import Routing
 from .batches import Batch, Clips, Deal, batches
 from .cache import CachedClip
-from .cache_spec import CacheSpec, text_file
-from .checkpoints import Checkpoints, Progress, TrainingError
+from .cache_spec import text_file
+from .checkpoints import Progress, TrainingError, loading
 from .ema import Ema
 from .export import unrounded
-from .journal import Journal, numbers
+from .looks import Looks
 from .model import base_of, build, parameter_groups, router_parameters
 from .objective import Losses, group_load, losses
 from .optimizers import make_optimizer
 from .results import write_results
-from .settings import Settings, Stage
+from .settings import Stage
 from .sharding import forget_gathered, is_sharded
-from .validation import Film, FixedClips, render
-
-
-@dataclass(frozen=True)
-class Training:
-    """What all stages share.
-
-    bound: what its checkpoints are bound to. metadata: written into every file of weights.
-    """
-
-    settings: Settings
-    accelerator: Accelerator
-    spec: CacheSpec
-    checkpoints: Checkpoints
-    journal: Journal
-    films: list[Film]
-    bound: dict[str, Any]
-    metadata: dict[str, str]
-
-    @property
-    def folder(self) -> Path:
-        return self.settings.save.folder
-
-    def result(self, index: int) -> Path:
-        """The model that stage number `index` leaves to the next, in float32."""
-        name = self.settings.stages[index].name
-        return self.folder / "stages" / f"{index:02d}-{name}.safetensors"
-
-    def adapter(self, index: int) -> Path:
-        """The LoRA of all stages up to number `index`, where there is one."""
-        return self.result(index).with_suffix(".lora.safetensors")
+from .training import Training
+from .validation import FixedClips
 
 
 class StageRun:
@@ -99,9 +69,16 @@ class StageRun:
         decay = settings.optimizer.ema
         self.ema = Ema(self.trained, decay) if decay else None
         empty = text_file(training.spec, "")
-        self.fixed = FixedClips(validation, empty, settings) if (
+        fixed = FixedClips(validation, empty, settings) if (
             validation and settings.validation.loss_every
         ) else None  # fmt: skip
+        self.looks = Looks(
+            training,
+            index,
+            fixed,
+            dense=self.config is not None,
+            sharded=self.sharded and self.accelerator.num_processes > 1,
+        )
         salt = (settings.seed, index)
         self.deal = Deal(clips, stage.batch, settings.seed * 1000 + index)
         self.clips = Clips(
@@ -115,18 +92,18 @@ class StageRun:
         return unwrap(self.model)
 
     def resume(self, path: Path, step: int) -> None:
-        """Go on from a checkpoint with `step` steps done."""
-        self.accelerator.load_state(path)
-        if self.ema is not None:
-            self.ema.load(path / self._ema_file)
+        """Go on from a checkpoint with `step` steps done. Raises TrainingError."""
+        with loading(path):
+            self.accelerator.load_state(path)
+            if self.ema is not None:
+                self.ema.load(path / self._ema_file)
         self.schedule.last_epoch = step
         self.done = step
 
     def run(self) -> None:
         """Do the steps that are left, then leave the stage's result."""
         settings, stage = self.training.settings, self.stage
-        if self.done == 0:
-            self._look(0)
+        self._look(self.done, first=True)
         bar = tqdm(
             total=stage.steps,
             initial=self.done,
@@ -140,12 +117,12 @@ class StageRun:
             row, routings = self._step(step, drawn)
             self.done = step
             if step % settings.log.every == 0 or step == stage.steps:
-                self._log({**row, **group_load(routings), **self._cost(start)})
+                self.training.log({**row, **group_load(routings), **self._cost(start)})
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
             bar.update()
-            self._look(step)
             if step % settings.save.every == 0 or step == stage.steps:
                 self.save()
+            self._look(step)
         bar.close()
         self._leave()
 
@@ -219,23 +196,15 @@ class StageRun:
         if self.ema is not None:
             self.ema.step()
 
-    def _look(self, step: int) -> None:
+    def _look(self, step: int, *, first: bool = False) -> None:
         """The validation loss and the films that are due after `step` steps."""
-        wanted = self.training.settings.validation
-        loss_due = self.fixed is not None and step % wanted.loss_every == 0
-        film_due = step > 0 and wanted.every and step % wanted.every == 0
-        if not (loss_due or film_due):
+        due = self.looks.due(step, first=first)
+        if not due:
             return
         self.dit.eval()
         with self._averaged(), self.accelerator.autocast():
-            if loss_due:
-                self._validate(step)
-            for film in self.training.films if film_due else ():
-                name = f"{self.index:02d}-{step:08d}-{film.name}.mp4"
-                path = self.training.folder / "films" / name
-                main = self.accelerator.is_main_process
-                render(film, self.dit, self.training.settings, path if main else None,
-                       self.accelerator.device)  # fmt: skip
+            for name in due:
+                self.looks.take(name, step, self.dit)
         self.dit.train()
 
     @contextmanager
@@ -248,37 +217,11 @@ class StageRun:
             yield
         forget_gathered(self.model)
 
-    def _validate(self, step: int) -> None:
-        device = self.accelerator.device
-        row = {"stage": self.index, "step": step, "validation": self.fixed.loss(self.dit, device)}
-        if step == 0 and self.config is not None:
-            row["dense"] = self.fixed.loss(self.dit, device, dense=True)
-        self._log(row)
-        if not self.accelerator.is_main_process or self.config is None:
-            return
-        earlier = [r for r in self.training.journal.rows()
-                   if r["stage"] == self.index and "validation" in r]  # fmt: skip
-        dense = earlier[0].get("dense")
-        if dense is None:
-            return
-        if step == 0:
-            share = row["validation"] / dense
-            print(f"{self.stage.name}: loss {row['validation']:.4f}, {share:.2f} x the dense loss")
-        back = [r["step"] for r in earlier if r["validation"] <= dense]
-        if back == [step]:
-            print(f"{self.stage.name}: back at the dense loss after {step} steps", flush=True)
-
     def _cost(self, start: float) -> dict[str, float]:
         cost = {"seconds": round(time.perf_counter() - start, 4)}
         if self.accelerator.device.type == "cuda":
             cost["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
         return cost
-
-    def _log(self, row: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.training.journal.add(row)
-        past = sum(stage.steps for stage in self.training.settings.stages[: self.index])
-        self.accelerator.log(numbers(row), step=past + row["step"])
 
     def save(self) -> None:
         """Write a checkpoint. Raises TrainingError when there is no room for it."""
@@ -296,8 +239,15 @@ class StageRun:
         checkpoints.guarded(progress, write)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            checkpoints.complete(progress)
+            checkpoints.complete(progress, self._needed())
         accelerator.wait_for_everyone()
+
+    def _needed(self) -> dict[Path, str]:
+        """Digests of what the stage before left, without which none goes on."""
+        if self.earlier is None:
+            return {}
+        left = (self.earlier, self.training.adapter(self.index - 1))
+        return {path: self.training.spec.contents.of(path) for path in left if path.is_file()}
 
     @property
     def _ema_file(self) -> str:

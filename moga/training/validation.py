@@ -1,10 +1,11 @@
 """What a training looks at on the way: the loss on clips it does not train on, and films.
 
-Every process does all of it, because a model whose weights are split needs all of them.
+Every process samples and measures, because a model whose weights are split needs all of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from ..hosts.diffusers import load_vae, save_video, shot_inputs
 from ..hosts.diffusers.pipeline import WIDE_CHANNELS, make_scheduler
-from ..shots import ShotList
+from ..shots import TEMPORAL_STRIDE, ShotList
 from ..video import partial_of
 from .batches import Batch, Clips, padded
 from .cache import CachedClip, load_text
 from .cache_spec import CacheSpec, text_file
+from .checkpoints import TrainingError
 from .objective import losses
 from .settings import Settings, Validate
 
@@ -35,12 +37,17 @@ class FixedClips:
 
     @torch.no_grad()
     def loss(self, transformer: nn.Module, device: torch.device, *, dense: bool = False) -> float:
-        """Mean velocity loss."""
-        found = [
-            losses(transformer, self._batch(i).to(device), self._shift, dense=dense).velocity
-            for i in range(len(self._levels))
-        ]
-        return torch.stack(found).mean().item()
+        """Mean velocity loss. Raises TrainingError where it is not finite, with the clips."""
+        found, named = [], []
+        for index in range(len(self._levels)):
+            batch = self._batch(index)
+            loss = losses(transformer, batch.to(device), self._shift, dense=dense).velocity
+            found.append(loss.item())
+            if not math.isfinite(found[-1]):
+                named += batch.sources
+        if named:
+            raise TrainingError(f"it is not a number or infinite on {', '.join(named)}")
+        return sum(found) / len(found)
 
     def _batch(self, index: int) -> Batch:
         batch = self._drawn.collate([self._drawn[index, index]])
@@ -83,10 +90,10 @@ def _scripts(settings: Settings) -> dict[str, ShotList]:
 
 
 @torch.no_grad()
-def render(
-    film: Film, transformer: nn.Module, settings: Settings, path: Path | None, device: torch.device
-) -> None:
-    """Sample a film and write it to `path`, if there is one: other processes only help sampling."""
+def sample(
+    film: Film, transformer: nn.Module, settings: Settings, device: torch.device
+) -> tuple[WanPipeline, Tensor]:
+    """The pipeline of a film, and the latents it gives: (1, C, t, h, w)."""
     wanted: Validate = settings.validation
     pipe = WanPipeline(
         tokenizer=None,
@@ -106,8 +113,19 @@ def render(
         generator=torch.Generator("cpu").manual_seed(wanted.seed),
         output_type="latent",
     ).frames
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in (path, partial_of(path)):  # of a step that is done again
-            old.unlink(missing_ok=True)
-        save_video(pipe, latents.float(), path, film.shots.fps)
+    return pipe, latents.float()
+
+
+def write_film(pipe: WanPipeline, latents: Tensor, film: Film, path: Path) -> None:
+    """Decode a film to an mp4. Raises TrainingError for latents that are not finite, VideoError."""
+    broken = (~torch.isfinite(latents)).any(dim=(0, 1, 3, 4)).nonzero().flatten().tolist()
+    if broken:
+        frame = max(0, TEMPORAL_STRIDE * broken[0] - 3)  # the first that the latent frame holds
+        raise TrainingError(
+            f"what the model samples is not a number or infinite, from frame {frame} of "
+            f"{film.shots.frames} on, in {len(broken)} of {latents.shape[2]} latent frames"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in (path, partial_of(path)):  # of a step that is done again
+        old.unlink(missing_ok=True)
+    save_video(pipe, latents, path, film.shots.fps)

@@ -22,6 +22,7 @@ from moga.checkpoint import CheckpointError
 from moga.hosts.diffusers import load_text_encoder, load_vae
 from moga.hosts.diffusers.calls import ShotMismatchError
 from moga.training.cache import load_latent, load_text, read_cache
+from moga.training.cache_missing import find_missing, refuse_unwritable
 from moga.training.cache_spec import SHORTEST, CacheError, CacheSpec, pieces, text_file
 from moga.training.cache_writer import make_cache
 from moga.training.frames import read_frames
@@ -272,6 +273,46 @@ def test_a_full_disk_names_the_line_and_keeps_the_rest(files, tmp_path, cached):
     make_cache(spec, rows)
     assert kept.items() < (times(spec, "texts") | times(spec, "latents")).items()
     assert len(read_cache(spec, rows, 2.0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "key", "said"),
+    [
+        ("vae.safetensors", "vae", "encoder.conv_in.bias",
+         r"^0\.mp4, line 1, 0\.0 s: of \d+ values that data\.vae makes of it, \d+ are not"),
+        ("vae.safetensors", "vae", "quant_conv.weight", r"^0\.mp4, .*vae.* is damaged, or "),
+        ("umt5.safetensors", "text_encoder", "encoder.final_layer_norm.weight",
+         r"^the text '': of \d+ values that data\.text_encoder makes of it, \d+ are not a number"),
+    ],
+)  # fmt: skip
+def test_a_model_that_gives_no_numbers_is_blamed_at_once(
+    files, tmp_path, cached, name, option, key, said
+):
+    """And nothing that it made is kept."""
+    tensors = load_file(files / name)
+    tensors[key].view(-1)[-1] = float("nan")
+    save_file(tensors, tmp_path / name)
+    spec = a_spec(files, tmp_path, **{option: tmp_path / name})
+    with pytest.raises(CacheError, match=said):
+        make_cache(spec, cached[1])
+    assert not list((spec.folder / "latents").iterdir())
+    make_cache(a_spec(files, tmp_path), cached[1])
+    for file in (spec.folder / "latents").iterdir():
+        assert torch.isfinite(load_file(file)["latent"]).all()
+
+
+def test_a_cache_that_cannot_be_written_is_read_or_refused(cached):
+    """Complete, it is enough; else what it lacks is told before anything is computed.
+
+    Below /proc nobody can make a file, as on a disk that is mounted to be read.
+    """
+    with pytest.raises(CacheError, match=r"^/proc/cache cannot be made \(.*choose another folder"):
+        make_cache(replace(cached[0], folder=Path("/proc/cache")), cached[1])
+    spec = replace(cached[0], folder=Path("/proc/self/task"), lengths=(1.0,))
+    lacking = find_missing(spec, cached[1])
+    with pytest.raises(CacheError, match=r"^data\.cache is /proc/self/task, which lacks \d+ texts"):
+        refuse_unwritable(spec, lacking)
+    refuse_unwritable(cached[0], find_missing(cached[0], cached[1]))
 
 
 def test_trainings_started_together_share_a_cache(files, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from training_runs import equal, furnish, log, refused, train, velocity, weights
 
 from moga.hosts.diffusers import load_wan
+from moga.training.folders import alone_in
 
 FSDP_ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
 
@@ -53,17 +54,19 @@ def test_what_is_wrong_with_rows_is_said_by_every_process(project):
 
 
 def test_two_processes_train_as_one_that_accumulates(project, alone, capsys):
+    """And films that cannot be written, by the one that writes, stop neither."""
     alone = alone()
-    run = launch(project, "--stages.1.accumulate", "1")
+    block_films(project)
+    run = launch(project, "--stages.1.accumulate", "1", *looking(project))
     assert run.returncode == 0, run.stderr
+    assert failed(project) == [(0, 3), (1, 3), (1, 6)]
     assert len(list((project / "training/checkpoints/01-00000006").glob("ema-*"))) == 1
     about = json.loads((project / "training" / "settings.json").read_text())
     assert about["processes"] == 2
     one, two = (load_wan(p / "training" / "model.safetensors") for p in (alone, project))
     torch.testing.assert_close(velocity(two), velocity(one), rtol=1e-3, atol=1e-4)
-    for a, b in zip(log(alone), log(project), strict=True):
-        if "loss" in a:
-            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+    losses = [[row["loss"] for row in log(p) if "loss" in row] for p in (alone, project)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     message = refused(project, capsys, "--stages.1.accumulate", "1")
     assert "processes = 2, now it is 1" in message
 
@@ -73,6 +76,20 @@ def looking(folder):
     (folder / "film.txt").write_text("[5f] one\n[4f] two")
     words = ["--validation.scripts", f'["{folder}/film.txt"]', "--validation.every", "3"]
     return [*words, "--validation.steps", "2", "--validation.loss_every", "1"]
+
+
+def block_films(folder):
+    """Let nothing be written where films go."""
+    shutil.rmtree(folder / "training" / "films", ignore_errors=True)
+    (folder / "training").mkdir(exist_ok=True)
+    (folder / "training" / "films").write_text("in the way")
+
+
+def failed(folder):
+    """Stage and step of the films that were left out."""
+    rows = [row for row in log(folder) if "failed" in row]
+    assert all(row["failed"] == "film film" for row in rows)
+    return [(row["stage"], row["step"]) for row in rows]
 
 
 def narrow(folder):
@@ -97,10 +114,23 @@ def test_split_weights_train_as_whole_ones(project, alone, words, within):
     assert films[0] == films[1]
     if words is looking:
         rows = log(split)
-        shutil.rmtree(split / "training/checkpoints/01-00000006")
+        newest = split / "training/checkpoints/01-00000006"
+        share = sorted(newest.glob("pytorch_model_fsdp_0/*.distcp"))[1]
+        os.truncate(share, share.stat().st_size // 2)
+        block_films(split)
         run = launch(split, *asked, sharded=True)
         assert run.returncode == 0 and "after 3 steps" in run.stdout
-        assert log(split) == rows and equal(weights(split), two)
+        assert f"{newest} is damaged (pytorch_model_fsdp_0/{share.name} has " in run.stdout
+        assert [row for row in log(split) if "failed" not in row] == rows
+        assert failed(split) == [(1, 3), (1, 6)] and equal(weights(split), two)
+
+
+def test_only_one_launch_trains_in_a_folder(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    with alone_in(project / "training"):
+        run = launch(project)
+    assert run.returncode != 0 and "[rank1]" not in run.stderr
+    assert run.stderr.count("moga.train: another training runs in") == 2
 
 
 def test_weights_are_split_as_fsdp_2_does_only(project, capsys, monkeypatch):

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from moga.training.checkpoints import PROGRESS, Checkpoints, Progress, TrainingError
+from moga.training.checkpoints import Checkpoints, Progress, TrainingError
 from moga.training.read_settings import SettingsError, read_settings
 from moga.training.resume import bound_to, check_same
 from moga.training.rows import examine, read_rows
@@ -127,19 +127,6 @@ def test_another_model_of_the_same_name(project):
     shutil.copy2(project / "vae.safetensors", project / "wan.safetensors")
     with pytest.raises(SettingsError, match=r"contents of model\.file"):
         goes_on(project, then)
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    checkpoints = Checkpoints(tmp_path, 2)
-    for step in (1, 2):
-        progress = Progress(0, step, {})
-        checkpoints.begin(progress, 0)
-        (checkpoints.part(progress) / "weights").write_text("w")
-        checkpoints.complete(progress)
-    assert checkpoints.latest()[1].step == 2
-    (tmp_path / "00-00000002" / PROGRESS).write_text("")
-    with pytest.raises(TrainingError, match=r"00-00000002 is damaged .* delete it to go on"):
-        checkpoints.latest()
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("disk full")])

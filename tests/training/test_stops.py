@@ -175,6 +175,58 @@ def test_everything_wrong_is_told_at_once(project, capsys, monkeypatch):
     assert not (project / "cache").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("--check",)])
+def test_a_save_folder_that_cannot_be_written(project, capsys, words):
+    """Below /proc not even root can make anything."""
+    for name in ("save.folder", "data.cache"):
+        said = refused(project, capsys, f"--{name}", "/proc/training", *words)
+        assert said.startswith(f"moga.train: {name} is /proc/training, which cannot be written (")
+        assert "choose another folder." in said
+    assert not (project / "cache").exists() and not (project / "training").exists()
+
+
+def test_a_log_that_cannot_be_written(project, trained, capsys):
+    """Only parts of the folder are as they should be."""
+    for part in ("training", "cache"):
+        shutil.copytree(trained / part, project / part)
+    (project / "training" / "log.jsonl").unlink()
+    (project / "training" / "log.jsonl").mkdir()
+    said = refused(project, capsys)
+    assert f"{project}/training/log" in said and "cannot be written (Is a directory)" in said
+    (project / "training" / "log.jsonl").rmdir()
+    shutil.rmtree(project / "training" / "checkpoints")
+    (project / "training" / "checkpoints").write_text("in the way")
+    said = refused(project, capsys)
+    assert "checkpoints cannot be written (" in said and "see that the disk has room" in said
+
+
+@pytest.mark.parametrize("words", [(), ("--check",), ("--cache-only",)])
+@pytest.mark.parametrize("kind", ["gone", "no program", "fails"])
+def test_ffmpeg_that_does_not_run(project, capsys, monkeypatch, kind, words):
+    program = project / "ffmpeg"
+    if kind != "gone":
+        program.write_text("#!/bin/sh\nexit 3\n")
+        program.chmod(0o755 if kind == "fails" else 0o644)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    said = refused(project, capsys, *words)
+    assert said.startswith("moga.train: clips are read by ffmpeg, which does not run (")
+    assert "pip install --force-reinstall imageio-ffmpeg" in said
+    assert not (project / "cache").exists() and not (project / "training").exists()
+
+
+def test_ffmpeg_that_is_not_installed(project):
+    code = f"""
+import sys
+sys.modules["imageio_ffmpeg"] = None
+from moga.train import main
+sys.exit(main([{str(project / "config.toml")!r}, "--check"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "clips are read by ffmpeg, which imageio-ffmpeg brings and is not" in run.stderr
+    assert "ComfyUI" not in run.stderr and "Traceback" not in run.stderr
+
+
 def test_sizes_are_told_together_with_what_does_not_belong(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     words = ["--data.width", "33", "--data.height", "30", "--model.file", "no", "--model.routers"]
