@@ -79,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         (category, report)
         for category, found in terminalreporter.stats.items()
         for report in found
-        if getattr(report, "nodeid", None) in here
+        if isinstance(report, pytest.TestReport) and report.nodeid in here
     ]
     counts = Counter(category for category, _ in reports if category)
     seconds = sum(report.duration for _, report in reports)
