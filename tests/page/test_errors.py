@@ -40,7 +40,6 @@ def test_a_model_that_is_not_there_is_said(page, server):
     assert server.outputs("*") == []
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 20: shown for each argument")
 def test_a_bad_prefix_is_said_once(page, server):
     open_small(page)
     page.set_widget(DECODE, "filename_prefix", "../x")
@@ -51,7 +50,6 @@ def test_a_bad_prefix_is_said_once(page, server):
     assert server.outputs("*") == []
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 20: begins with a module path")
 def test_a_refusal_inside_the_sampler_is_a_sentence(page):
     open_small(page)
     page.disconnect(APPLY, "shots")

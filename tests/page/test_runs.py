@@ -20,7 +20,6 @@ def run_for_timeline(page, script):
     return page.pictures(SCHEDULE)
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 5: the script before is shown")
 def test_the_timeline_is_of_the_script_that_was_run(page):
     open_small(page)
     timeline = run_for_timeline(page, ONE)
@@ -30,7 +29,6 @@ def test_the_timeline_is_of_the_script_that_was_run(page):
     assert soon(lambda: page.pictures(SCHEDULE) == timeline)
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 5: nothing is shown")
 def test_the_timeline_is_there_after_a_reload_and_a_run(page):
     open_small(page)
     timeline = run_for_timeline(page, ONE)
@@ -52,7 +50,6 @@ def check_two_runs(page, server):
     assert soon(lambda: page.videos(DECODE) == [(server.output / film[0]).read_bytes()])
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 26: decoded twice")
 def test_a_run_that_changes_nothing_decodes_nothing(page, server):
     check_two_runs(page, server)
 
@@ -62,7 +59,6 @@ def test_a_run_that_changes_nothing_decodes_nothing_on_nodes_2(page, server):
     check_two_runs(page, server)
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 18: nothing is said")
 def test_an_interrupted_decode_says_where_the_latent_is(page, server):
     open_small(page, LONG)
     with page.running(ends="execution_interrupted"):
@@ -72,7 +68,6 @@ def test_an_interrupted_decode_says_where_the_latent_is(page, server):
     assert soon(lambda: latent in page.text(DECODE))
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 9: said in the log only")
 def test_two_different_fps_are_said_on_a_node(page):
     open_small(page)
     page.set_widget(SCHEDULE, "fps", 24)
@@ -82,7 +77,6 @@ def test_two_different_fps_are_said_on_a_node(page):
     assert "fps" in said and "24" in said and "16" in said
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="item 22: the run is refused")
 def test_a_date_in_the_prefix_is_todays(page, server):
     open_small(page)
     page.set_widget(DECODE, "filename_prefix", "video/%date:yyyy-MM-dd%")

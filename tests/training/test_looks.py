@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_runs import equal, log, train, train_alone, weights
 
-from moga import decode
 from moga.training import looks
 from moga.training.looks import LOSS
 
@@ -70,7 +69,6 @@ def test_latents_that_are_not_numbers_are_no_film(project, trained, capsys, monk
     assert settled(project, trained)
 
 
-@pytest.mark.skipif(not hasattr(decode, "NotFiniteError"), reason="frames are not judged yet")
 def test_frames_that_are_not_numbers_are_no_film(project):
     """The whole way: a broken weight of the VAE that encoding does not use."""
     tensors = load_file(project / "vae.safetensors")
