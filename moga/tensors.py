@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .errors import MogaError
+
 _SUFFIXES = (".safetensors", ".sft")  # what ComfyUI takes for safetensors, in any case
 _MAX_HEADER = 100 << 20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MogaError, ValueError):
     """A file that cannot be used; the message names it and says what to do."""
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..moga.ffmpeg import find_ffmpeg
-from ..moga.formats import FORMATS, trial
 from ..moga.hosts.comfyui.films import FILMS
 from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
 from ..moga.hosts.comfyui.progress import running_node, tell, wait_for_samples
@@ -17,6 +15,8 @@ from ..moga.hosts.comfyui.save import (
     save_video,
 )
 from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
+from ..moga.video.ffmpeg import find_ffmpeg
+from ..moga.video.formats import FORMATS, trial
 from .types import MogaShots
 from .words import plainly
 

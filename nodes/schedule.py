@@ -7,8 +7,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..moga.hosts.comfyui import encode_shots
+from ..moga.pictures.timeline import draw_timeline
 from ..moga.shots import DEFAULT_SCRIPT, ShotList
-from ..moga.timeline import draw_timeline
 from .types import MogaShots, shown_from_cache
 from .words import plainly
 

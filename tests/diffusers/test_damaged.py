@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from moga.checkpoint import CheckpointError, write
 from moga.config import ConfigError, MoGAConfig
-from moga.generation.options import UsageError
-from moga.generation.tensors import read_embeddings, read_latents
+from moga.generate.options import UsageError
+from moga.generate.tensors import read_embeddings, read_latents
 from moga.hosts.diffusers import (
     enable_moga,
     load_routers,

@@ -1,4 +1,4 @@
-"""`python -m moga.demo`, which `make demo` calls, and the model that it comes with."""
+"""`python recipes/demo.py`, which `make demo` calls, and the model that it comes with."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moga.data.pixels import read_film
 from moga.data.storyboard import EVERYBODY, is_held_out
-from moga.demo import MODEL, SCRIPT, main
+from moga.data.storyboard.evaluate import read_film
 from moga.hosts.diffusers import load_wan, moga_config
 from moga.shots import ShotList
+from recipes.demo import MODEL, SCRIPT, main
 
 
 @pytest.fixture
@@ -47,5 +47,5 @@ def test_the_model_is_small_and_has_routers():
 def test_a_folder_that_cannot_be_written_is_one_sentence(capsys):
     assert main(["--out", "/proc/demo"]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("moga.demo: --out is /proc/demo, which cannot be written (")
+    assert said.startswith("recipes.demo: --out is /proc/demo, which cannot be written (")
     assert "\n" not in said

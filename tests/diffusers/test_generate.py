@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import write
 from moga.config import MoGAConfig
 from moga.generate import main
-from moga.generation.memory import Memory
-from moga.generation.options import parse, parser
-from moga.generation.plan import make_plan
-from moga.generation.sheet import ContactSheet
+from moga.generate.memory import Memory
+from moga.generate.options import parse, parser
+from moga.generate.plan import make_plan
 from moga.hosts.diffusers.weights import WeightFile
+from moga.pictures.contact_sheet import ContactSheet
 from moga.shots import ShotList
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def test_latents_are_decoded_with_the_vae_alone(line, model_files, tmp_path):
 
 
 def test_latents_outlive_a_decode_that_fails(line, tmp_path, monkeypatch):
-    import moga.generation.run as run
+    import moga.generate.run as run
 
     def fail(*args, **options):
         raise RuntimeError("the decoder broke")

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import comfy.conds
 import torch
 
+from ...attention.text import Span
+from ...layout import ShotMismatchError
 from ...shots import ShotList
-from ...text import Span
 from .hooks import TEXT_CONDITION
 from .settings import Settings
 
@@ -29,10 +30,6 @@ class ShotText(NamedTuple):
     latent_starts: tuple[int, ...]
     latent_frames: int
     spans: tuple[Span, ...]
-
-
-class ShotMismatchError(ValueError):
-    """Shots, conditioning and latent that do not belong together; the message says what to do."""
 
 
 class _ForMoga(comfy.conds.CONDConstant):

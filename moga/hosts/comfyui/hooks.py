@@ -21,11 +21,11 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
 from ...attention import layer_backends, moga_attention
+from ...attention.text import Span, joined, shot_parts
 from ...config import MoGAConfig
 from ...kernels import select
 from ...layout import VideoLayout
 from ...routing import Routing
-from ...text import Span, joined, shot_parts
 from .geometry import Grid, call_grid, readings
 from .override import OVERRIDE, attention_override
 from .routers import RouterSet, RouterStack

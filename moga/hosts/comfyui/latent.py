@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...video import VideoError
+from ...video.writer import VideoError
 from .progress import tell
 
 

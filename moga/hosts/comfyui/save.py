@@ -17,13 +17,13 @@ import torch
 from comfy.cli_args import args
 from PIL import Image
 
-from ...audio import Audio
-from ...formats import Encoder, choose_format
-from ...metadata import Chapter
-from ...pipeline import Pipeline
-from ...shotfiles import ShotFiles, chapters_of, seconds
 from ...shots import ShotList
-from ...video import VideoWriter, frame_rate
+from ...video.audio import Audio
+from ...video.background import Pipeline
+from ...video.chapters import Chapter
+from ...video.formats import Encoder, choose_format
+from ...video.per_shot import ShotFiles, chapters_of, seconds
+from ...video.writer import VideoWriter, frame_rate
 from .fields import WidgetValues, fill_widgets
 from .films import FILMS, digest
 from .latent import kept_latent

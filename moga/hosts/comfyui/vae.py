@@ -19,9 +19,9 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...decode import check_latent, stream_decode
-from ...encode import stream_encode
-from ...tiles import Tiling
+from ...vae.decode import check_latent, stream_decode
+from ...vae.encode import stream_encode
+from ...vae.tiles import Tiling
 from .progress import Picture, Progress
 
 _LATENT_TYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -8,6 +8,8 @@ import comfy.ldm.wan.model
 import comfy.model_patcher
 from torch import Tensor, nn
 
+from ...errors import MogaError
+
 # Wan variants whose blocks do not run one self-attention over one grid of video tokens.
 _REFUSED = {
     "WanModel_S2V": "Wan 2.2 S2V",
@@ -22,7 +24,7 @@ _LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
 _REFERENCE_VIDEO = ("SCAILWanModel", "SCAIL2WanModel")
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(MogaError, ValueError):
     """A MODEL that MoGA cannot be applied to; the message names what it is."""
 
 

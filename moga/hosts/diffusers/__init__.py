@@ -1,11 +1,13 @@
 """MoGA on diffusers' Wan models. Needs the extra `train`."""
 
+from ...errors import MissingPackageError
+
 try:
     import accelerate  # noqa: F401
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f'MoGA under diffusers needs {error.name}; run `pip install -e ".[train]"` in its folder.'
     ) from None
 

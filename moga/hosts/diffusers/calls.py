@@ -19,17 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...layout import LayoutError, VideoLayout
+from ...attention.text import Reading, Span
+from ...layout import ShotMismatchError, VideoLayout
 from ...routing import Routing
 from ...shots import ShotList
-from ...text import Reading, Span
 
 KEY = "moga"  # in attention_kwargs
 IMAGE_MODEL_TEXT = 512  # Wan 2.1 image-to-video under diffusers: the last 512 tokens are the text
-
-
-class ShotMismatchError(LayoutError):
-    """Shots, text and latent that do not belong together; the message says what to do."""
 
 
 @dataclass(frozen=True)

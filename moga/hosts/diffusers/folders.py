@@ -14,7 +14,7 @@ from diffusers import ConfigMixin
 from torch import Tensor
 
 from ...checkpoint import CheckpointError
-from ...shotscript import shorten
+from ...shots.script import shorten
 from ...tensors import read_tensors
 from .weights import WeightFile
 

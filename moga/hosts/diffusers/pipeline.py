@@ -21,7 +21,7 @@ from torch import Tensor
 from ...checkpoint import CheckpointError
 from ...kernels import AUTO
 from ...shots import ShotList
-from ...video import VideoWriter
+from ...video.writer import VideoWriter
 from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BatchEncoding, UMT5Config, UMT5EncoderModel
 
 from ...checkpoint import CheckpointError
+from ...errors import MissingPackageError
 from . import folders
 from .calls import ShotMismatchError
 from .names import MOST_BLOCKS, Shapes
@@ -101,7 +102,7 @@ class SentencePieceTokenizer:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            raise ImportError(
+            raise MissingPackageError(
                 "the text encoder needs sentencepiece; run `pip install sentencepiece`."
             ) from None
         try:

@@ -21,7 +21,7 @@ from ...checkpoint import (
 )
 from ...config import MoGAConfig
 from ...kernels import AUTO
-from ...shotscript import shorten
+from ...shots.script import shorten
 from . import folders
 from .enable import enable_moga, moga_routers, unwrap
 from .names import infer_config, to_diffusers, to_wan, wan_prefix

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
-from ...decode import check_latent, stream_decode, to_uint8
-from ...encode import stream_encode
+from ...vae.decode import check_latent, stream_decode, to_uint8
+from ...vae.encode import stream_encode
 from . import folders
 from .vae_names import vae_config, vae_names
 from .weights import WeightFile, assemble

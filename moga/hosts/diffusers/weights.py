@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
-from ...shotscript import shorten
+from ...shots.script import shorten
 from ...tensors import read_header, read_tensors
 from .recognise import looks_like, quantised
 

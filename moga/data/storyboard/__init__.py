@@ -1,0 +1,1 @@
+"""Procedural films of several shots, whose characters and actions are known, and read back."""
