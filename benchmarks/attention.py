@@ -35,7 +35,8 @@ from moga.attention.packing import packed, packings
 from moga.config import MoGAConfig
 from moga.flops import density
 from moga.kernels import BACKENDS, Segments
-from moga.kernels.merge import BranchOutput, merge
+from moga.kernels.branch import BranchOutput
+from moga.kernels.merge import merge
 from moga.layout import VideoLayout
 from moga.routing import Routing
 

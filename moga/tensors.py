@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import MogaError
+from .files import written_whole
 
 _SUFFIXES = (".safetensors", ".sft")  # what ComfyUI takes for safetensors, in any case
 _MAX_HEADER = 100 << 20
@@ -115,25 +114,10 @@ def write_tensors(
     Raises OSError when the place cannot be written or is full.
     """
     path = Path(path)
-    with partial_file(path) as partial:
+    with written_whole(path) as partial:
         try:
             save_file(dict(tensors), partial, dict(header))
         except SafetensorError as error:  # "...: I/O error: No space left on device (os error 28)"
             words = str(error).rpartition("I/O error: ")[2]
             why, _, number = words.rstrip(")").partition(" (os error ")
             raise OSError(int(number) if number.isdigit() else 0, why, str(path)) from error
-        os.replace(partial, path)
-
-
-@contextmanager
-def partial_file(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to write into; what is still there at the end is removed.
-
-    Raises OSError where none can be made.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    partial.touch(exist_ok=False)
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)

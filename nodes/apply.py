@@ -12,9 +12,9 @@ from ..moga.hosts.comfyui import (
     summary,
     wan_model,
 )
+from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.kernels import backend_names
 from .types import MogaRouters, MogaShots
-from .words import plainly
 
 
 class MoGAApply(io.ComfyNode):
@@ -102,7 +102,7 @@ class MoGAApply(io.ComfyNode):
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(
         cls,
         model: object,

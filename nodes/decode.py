@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io, ui
 
+from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.hosts.comfyui.films import FILMS
 from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
 from ..moga.hosts.comfyui.progress import running_node, tell, wait_for_samples
@@ -18,7 +19,6 @@ from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
 from ..moga.video.ffmpeg import find_ffmpeg
 from ..moga.video.formats import FORMATS, trial
 from .types import MogaShots
-from .words import plainly
 
 CATEGORY = "MoGA/decode"
 
@@ -87,7 +87,7 @@ class MoGAChunkedDecode(io.ComfyNode):
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def check_lazy_status(cls, samples=None, tile_size=0, tile_overlap=64, **inputs) -> list[str]:
         """Refuse tiles that can't be, and then ask for samples."""
         if problem := tile_problem(tile_size, tile_overlap):
@@ -95,7 +95,7 @@ class MoGAChunkedDecode(io.ComfyNode):
         return wait_for_samples() if samples is None else []
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(cls, samples, vae, tile_size=0, tile_overlap=64) -> io.NodeOutput:
         return io.NodeOutput(decode_images(vae, plan_decode(vae, samples, tile_size, tile_overlap)))
 
@@ -223,7 +223,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         return (filename_prefix is not None and prefix_problem(filename_prefix)) or True
 
     @classmethod
-    @plainly
+    @as_value_error
     def check_lazy_status(
         cls, samples=None, vae=None, tile_size=0, tile_overlap=64, **inputs
     ) -> list[str]:
@@ -243,7 +243,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         return wait_for_samples()
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(
         cls, samples, vae, fps, filename_prefix, quality, tile_size=0, tile_overlap=64, **inputs
     ) -> io.NodeOutput:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..config import MoGAConfig
 from ..kernels import AUTO, Assignment, Backend, assign
-from ..kernels.merge import BranchOutput, merge
+from ..kernels.branch import BranchOutput
+from ..kernels.merge import merge
 from ..kernels.probe import needs_grad
 from ..layout import VideoLayout
 from ..routing import Routing

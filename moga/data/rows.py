@@ -23,11 +23,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import MogaError
-from ..shots import TEMPORAL_STRIDE, Shot, ShotList
+from ..shots import Shot, ShotList
 from ..shots.script import located, show
 from ..video.ffmpeg import find_ffmpeg, hidden_window
 from ..video.reader import ffmpeg_words
 from ..video.writer import frame_rate
+from ..wan import TEMPORAL_STRIDE, latent_frames
 
 _ROW, _SHOT = ("video", "global", "shots"), ("start", "caption")
 _MOST = 50  # problems listed
@@ -157,11 +158,6 @@ def nearest_latent(frame: int) -> int:
     return (frame + 3 + TEMPORAL_STRIDE // 2) // TEMPORAL_STRIDE if frame > 0 else 0
 
 
-def latent_count(frames: int) -> int:
-    """Latent frames of so many video frames; the VAE leaves out those beyond 4n + 1."""
-    return (frames - 1) // TEMPORAL_STRIDE + 1
-
-
 def _row(line: int, text: bytes, folder: Path) -> Row:
     try:
         data = json.loads(text.decode("utf-8-sig"))
@@ -242,7 +238,7 @@ def _examined(row: Row, length: Fraction | ValueError, fps: float, rate: Fractio
                 f"shot {number} starts at {shot.start:g} s, and the video ends at "
                 f"{float(length):.2f} s; move the shot or take it out."
             )
-    latent_starts((shot.start for shot in row.shots), fps, latent_count(frames))
+    latent_starts((shot.start for shot in row.shots), fps, latent_frames(frames))
     return Examined(row, frames, fps)
 
 

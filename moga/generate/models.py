@@ -26,6 +26,7 @@ from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folde
 from ..hosts.diffusers.transformer import open_routers, open_wan, wan_config
 from ..hosts.diffusers.vae import open_vae
 from ..hosts.diffusers.vae_names import vae_config
+from ..wan import CHANNELS, SPATIAL_STRIDE, WIDE_CHANNELS
 from .options import DENSE, Options, UsageError
 
 _PATCH = 2  # of all Wan models
@@ -75,7 +76,7 @@ def examine(options: Options) -> Models:
     model = options.model
     whole = pipeline_folder(model) if model else None
     vae, vae_size = _vae(options.vae or whole, dtype)
-    channels, scale = vae.get("z_dim", 16), vae.get("scale_factor_spatial", 8)
+    channels, scale = vae.get("z_dim", CHANNELS), vae.get("scale_factor_spatial", SPATIAL_STRIDE)
     if options.latents is not None:
         return Models((), channels, scale, _PATCH, vae_size, 0, 0)
     high = _transformer(model, options.routers, dtype, options, "--routers")
@@ -128,7 +129,7 @@ def _transformer(
 
 def _check_image(options: Options, transformer: Transformer) -> None:
     needs = takes_image(transformer.config)
-    could = transformer.config["out_channels"] == 48  # the 5B model does both
+    could = transformer.config["out_channels"] == WIDE_CHANNELS  # the 5B model does both
     if needs and options.image is None:
         raise UsageError(f"{transformer.name} begins with an image; give --image FILE.")
     if options.image is not None and not (needs or could):

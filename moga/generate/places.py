@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import MogaError
-from ..tensors import partial_file
+from ..files import partial_file
 from ..video.writer import partial_of
 from .options import Options, UsageError
 from .tensors import write_latents

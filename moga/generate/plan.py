@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ..config import MAX_POSITIONS
+from ..files import readable, require_space
 from ..flops import density
 from ..hosts.diffusers.pipeline import check_embeddings
 from ..hosts.diffusers.text_encoder import check_lengths, load_tokenizer
@@ -64,9 +64,8 @@ class Plan:
                 share = f"{part:.1%} of dense ({transformer.moga.groups} groups)"
             lines.append(f"attention {share}: {transformer.name}")
         lines += [f"memory    {self.memory.text()}"]
-        lines += [
-            f"disk      {_size(self.latents_size)} latents, up to {_size(self.video_size)} video"
-        ]
+        latents, video = readable(self.latents_size), readable(self.video_size)
+        lines += [f"disk      {latents} latents, up to {video} video"]
         return "\n".join(lines)
 
 
@@ -186,18 +185,5 @@ def _embeddings(options: Options, shots: int, text_dim: int) -> Embeddings:
 
 def _check_disk(plan: Plan) -> None:
     folder = plan.options.out.absolute().parent
-    needed, free = plan.latents_size + plan.video_size, shutil.disk_usage(folder).free
-    if needed > free:
-        raise UsageError(
-            f"{folder} has {_size(free)} free and the film may take {_size(needed)}; "
-            "make room, or give --out on another disk."
-        )
-
-
-def _size(size: float) -> str:
-    """Bytes for reading."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
+    fix = "make room, or give --out on another disk"
+    require_space(folder, plan.latents_size + plan.video_size, "the film", fix)

@@ -16,11 +16,11 @@ from ..hosts.diffusers.enable import enable_moga
 from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
 from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
 from ..pictures.contact_sheet import ContactSheet
+from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
 from .options import DENSE, Options, UsageError
 from .places import LatentsLostError, RunError, save_latents, words_of
 from .plan import Plan
-from .tensors import broken_frame
 
 
 def run(plan: Plan) -> Path:
@@ -102,8 +102,8 @@ class _Watch:
         self.plan = plan
 
     def __call__(self, pipe: Any, step: int, time: Tensor, values: dict[str, Any]) -> dict:
-        frame = broken_frame(values["latents"])
-        if frame is None:
+        broken = broken_frames(values["latents"])
+        if not broken:
             return values
         models, options = self.plan.models.transformers, self.plan.options
         times = pipe.scheduler.config.num_train_timesteps
@@ -112,7 +112,7 @@ class _Watch:
         other = "" if options.dtype == "fp32" else "try --dtype fp32, or "
         raise RunError(
             f"{models[low].name}{image} gave values that aren't numbers (NaN or infinite) in step "
-            f"{step + 1} of {options.steps}, from latent frame {frame} on; {other}download the "
+            f"{step + 1} of {options.steps}, from latent frame {broken[0]} on; {other}download the "
             "file again."
         )
 

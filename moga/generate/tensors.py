@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checkpoint import write
 from ..tensors import read_header, read_tensors
+from ..vae.decode import broken_frames
 from .options import UsageError
 
 _PROMPT, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
@@ -54,19 +55,12 @@ def read_latents(path: Path) -> Tensor:
     if _LATENTS not in found:
         raise UsageError(f"{path.name} has no tensor {_LATENTS}; give a file of an earlier run.")
     latents = found[_LATENTS]
-    frame = broken_frame(latents)
-    if frame is not None:
+    if broken := broken_frames(latents):
         raise UsageError(
             f"{path.name} has values that aren't numbers (NaN or infinite) from latent frame "
-            f"{frame} on; sample again, with another --dtype or model."
+            f"{broken[0]} on; sample again, with another --dtype or model."
         )
     return latents
-
-
-def broken_frame(latents: Tensor) -> int | None:
-    """The first latent frame of (B, C, t, h, w) with values that aren't numbers, or None."""
-    broken = latents.isfinite().all(dim=4).all(dim=3).all(dim=1).all(dim=0).logical_not().nonzero()
-    return int(broken[0]) if len(broken) else None
 
 
 def write_latents(path: Path, latents: Tensor, settings: dict[str, Any]) -> None:

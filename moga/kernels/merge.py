@@ -8,27 +8,11 @@ Letters: B batch, L tokens, P packed positions, N heads, D head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from .branch import BranchOutput
 from .probe import needs_grad, triton_there
-
-
-@dataclass(frozen=True)
-class BranchOutput:
-    """What one branch gives.
-
-    out: (P, N, D). lse: (P, N) float32, where branches are weighted by it.
-    place: (B * L,) position of each token among P, None where it is the token's own number.
-    gate: (B * L,) float32, multiplies the branch; None for 1.
-    """
-
-    out: Tensor
-    lse: Tensor | None = None
-    place: Tensor | None = None
-    gate: Tensor | None = None
 
 
 def merge(parts: list[BranchOutput], *, weighted: bool, into: Tensor | None = None) -> Tensor:

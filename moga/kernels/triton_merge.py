@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .merge import BranchOutput
+from .branch import BranchOutput
 
 _TOKENS = 16  # of one program
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..files import written_whole
 from ..shots import ShotList
-from ..tensors import partial_file
 from .timeline import draw_timeline
 
 if TYPE_CHECKING:
@@ -67,6 +66,5 @@ class ContactSheet:
     def save(self, path: Path) -> None:
         """Write the sheet, as PNG or JPEG by the name. Raises OSError."""
         kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
-        with partial_file(path) as partial:
+        with written_whole(path) as partial:
             self.draw().save(partial, format=kind)
-            os.replace(partial, path)

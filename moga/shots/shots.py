@@ -17,6 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ..wan import TEMPORAL_STRIDE, video_frames
 from .script import (
     ShotScriptError,
     located,
@@ -29,7 +30,6 @@ from .script import (
 
 __all__ = ["DEFAULT_SCRIPT", "TEMPORAL_STRIDE", "Shot", "ShotList", "ShotScriptError"]
 
-TEMPORAL_STRIDE = 4  # frames per latent frame, after the first
 
 DEFAULT_SCRIPT = """\
 global: A young woman in a red coat. Rainy neon city, 35mm film.
@@ -161,7 +161,7 @@ class ShotList:
         return tuple(before + shot.caption for shot in self.shots)
 
     @cached_property
-    def latent_counts(self) -> tuple[int, ...]:
+    def latent_framess(self) -> tuple[int, ...]:
         """Latent frames of each shot, at least one."""
         first, *later = (shot.wanted(self.fps) for shot in self.shots)
         return (
@@ -172,13 +172,13 @@ class ShotList:
     @property
     def frame_counts(self) -> tuple[int, ...]:
         """Frames of each shot: 4n + 1 for the first, 4n for the others."""
-        first, *later = self.latent_counts
-        return (TEMPORAL_STRIDE * (first - 1) + 1, *(TEMPORAL_STRIDE * n for n in later))
+        first, *later = self.latent_framess
+        return (video_frames(first), *(TEMPORAL_STRIDE * n for n in later))
 
     @property
     def latent_starts(self) -> tuple[int, ...]:
         """First latent frame of each shot, ascending from 0: `VideoLayout`'s ``shots``."""
-        return (0, *accumulate(self.latent_counts[:-1]))
+        return (0, *accumulate(self.latent_framess[:-1]))
 
     @property
     def frame_starts(self) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ class ShotList:
     @property
     def latent_frames(self) -> int:
         """Latent frames of the video, T."""
-        return sum(self.latent_counts)
+        return sum(self.latent_framess)
 
     @property
     def frames(self) -> int:
@@ -206,7 +206,7 @@ class ShotList:
             self.shots,
             self.frame_counts,
             self.frame_starts,
-            self.latent_counts,
+            self.latent_framess,
             self.latent_starts,
             strict=True,
         )

@@ -24,6 +24,7 @@ from ..kernels import AUTO, BackendError, require
 from ..shots import ShotList
 from ..shots.script import ShotScriptError, located
 from ..video.ffmpeg import find_ffmpeg, hidden_window
+from ..wan import CHANNELS, SPATIAL_STRIDE
 from .cache.spec import CacheError, check_multiple, vae_settings
 from .folders import unwritable
 from .optimizers import check_optimizer
@@ -86,8 +87,8 @@ def check(settings: Settings) -> int:
         width = _text_width(data.text_encoder)
     if config and vae:
         with problems.kept():
-            check_vae(vae.get("z_dim", 16), config["out_channels"])
-        pixels = vae.get("scale_factor_spatial", 8) * config["patch_size"][1]
+            check_vae(vae.get("z_dim", CHANNELS), config["out_channels"])
+        pixels = vae.get("scale_factor_spatial", SPATIAL_STRIDE) * config["patch_size"][1]
         for name in ("width", "height"):
             with problems.kept():
                 check_multiple(f"data.{name}", getattr(data, name), pixels)

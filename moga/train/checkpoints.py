@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import MogaError
+from ..files import require_space
 from .contents import digest_of
 
 # RuntimeErrors that no disk raises.
@@ -118,20 +119,16 @@ class Checkpoints:
         return self.folder / f".{progress.name}.part"
 
     def begin(self, progress: Progress, size: int) -> Path:
-        """Make room for a checkpoint of `size` bytes. Raises TrainingError when there is none."""
+        """Make room for a checkpoint of `size` bytes. Raises TrainingError, NoSpaceError."""
         part = self.part(progress)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.part"):
                 shutil.rmtree(left)
-            free = shutil.disk_usage(self.folder).free
-            if size <= free:
-                part.mkdir()
-                return part
-        raise TrainingError(
-            f"the disk of {self.folder} has {free / 1e9:.2f} GB free and a checkpoint takes "
-            f"{size / 1e9:.2f} GB; make room and start again{self.safe()}."
-        )
+        require_space(self.folder, size, "a checkpoint", f"make room and start again{self.safe()}")
+        with writing(self.folder):
+            part.mkdir()
+        return part
 
     def complete(self, progress: Progress, needed: Mapping[Path, str] | None = None) -> Path:
         """Give a checkpoint that is written its name, and drop the oldest ones.

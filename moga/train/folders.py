@@ -20,9 +20,9 @@ from .locks import Lock, LockError
 # Of their own, as a folder may be both.
 LOCK, CACHE_LOCK = ".training.lock", ".cache.lock"
 # What grows under these names gets another one when it is whole.
-_LEFT = ("log.part", ".*.safetensors.*.part", "stages/.*.part", "checkpoints/.*.part",
+_LEFT = (".log.jsonl.*.part", ".*.safetensors.*.part", "stages/.*.part", "checkpoints/.*.part",
          "films/[0-9][0-9]-*.partial*")  # fmt: skip
-_PART = re.compile(r"\..+-([0-9a-z]+)\.part")
+_PART = re.compile(r"\..+\.([0-9a-z]+)\.part")
 _SLOTS = 1024
 
 

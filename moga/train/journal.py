@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import written_whole
 from .checkpoints import writing
 
 
@@ -38,10 +38,8 @@ class Journal:
         Raises TrainingError where it cannot be written.
         """
         kept = [row for row in self.rows() if (row["stage"], row["step"]) <= (stage, step)]
-        partial = self.path.with_suffix(".part")
-        with writing(self.path):
+        with writing(self.path), written_whole(self.path) as partial:
             partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-            os.replace(partial, self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Log a row. Raises TrainingError where it cannot be written."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..hosts.diffusers import ShotCall, record_routing
-from ..hosts.diffusers.pipeline import WIDE_CHANNELS
 from ..routing import Routing, balance_loss
+from ..wan import WIDE_CHANNELS
 from .batches import Batch
 
 _LOAD = ("load_max", "load_min", "load_entropy", "gate")

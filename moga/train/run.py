@@ -17,9 +17,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 
 from ..checkpoint import DTYPES
-from ..data.rows import Examined, examine, latent_count, read_rows
+from ..data.rows import Examined, examine, read_rows
 from ..flops import density
 from ..layout import VideoLayout
+from ..wan import latent_frames
 from .cache.missing import find_missing, refuse_unwritable, say_what_is_stale
 from .cache.reader import read_cache
 from .cache.spec import CacheSpec, on_grid
@@ -149,7 +150,7 @@ def check_only(settings: Settings) -> str:
     data, frames = settings.data, on_grid(max(settings.lengths), settings.data.fps)
     lines = [f"{len(rows)} clips to train on, {len(validation_rows)} to validate on"]
     lines += _standing(settings, survey)
-    layout = VideoLayout(latent_count(frames), data.height // pixels, data.width // pixels)
+    layout = VideoLayout(latent_frames(frames), data.height // pixels, data.width // pixels)
     lines.append(
         f"longest clip: {frames} frames of {data.width}x{data.height}, {layout.tokens} tokens"
     )

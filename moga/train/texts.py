@@ -8,8 +8,9 @@ from functools import cache
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from ..data.rows import Examined, refuse
-from ..hosts.diffusers.text_encoder import TEXT_TOKENS, load_tokenizer, token_count
+from ..hosts.diffusers.text_encoder import load_tokenizer, token_count
 from ..shots.script import shorten
+from ..wan import TEXT_TOKENS
 from .read_settings import SettingsError
 from .settings import Settings
 from .validation import script_texts

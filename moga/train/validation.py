@@ -15,9 +15,11 @@ from diffusers import WanPipeline
 from torch import Tensor, nn
 
 from ..hosts.diffusers import load_vae, save_video, shot_inputs
-from ..hosts.diffusers.pipeline import WIDE_CHANNELS, make_scheduler
-from ..shots import TEMPORAL_STRIDE, ShotList
+from ..hosts.diffusers.pipeline import make_scheduler
+from ..shots import ShotList
+from ..vae.decode import broken_frames
 from ..video.writer import partial_of
+from ..wan import WIDE_CHANNELS, first_video_frame
 from .batches import Batch, Clips, padded
 from .cache.reader import CachedClip, load_text
 from .cache.spec import CacheSpec, text_file
@@ -118,9 +120,8 @@ def sample(
 
 def write_film(pipe: WanPipeline, latents: Tensor, film: Film, path: Path) -> None:
     """Decode a film to an mp4. Raises TrainingError for latents that are not finite, VideoError."""
-    broken = (~torch.isfinite(latents)).any(dim=(0, 1, 3, 4)).nonzero().flatten().tolist()
-    if broken:
-        frame = max(0, TEMPORAL_STRIDE * broken[0] - 3)  # the first that the latent frame holds
+    if broken := broken_frames(latents):
+        frame = first_video_frame(broken[0])
         raise TrainingError(
             f"what the model samples is not a number or infinite, from frame {frame} of "
             f"{film.shots.frames} on, in {len(broken)} of {latents.shape[2]} latent frames"

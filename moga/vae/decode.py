@@ -138,16 +138,21 @@ class _FrameWatch:
             )
 
 
+def broken_frames(latent: Tensor) -> list[int]:
+    """The latent frames of (b, c, t, h, w) that have values which aren't numbers."""
+    broken = latent.isfinite().all(dim=4).all(dim=3).all(dim=1).all(dim=0).logical_not()
+    return broken.nonzero().flatten().tolist()
+
+
 def check_latent(latent: Tensor, name: str = "samples") -> None:
     """Refuse a latent, (b, c, t, h, w), with values that aren't numbers, by its first such frame.
 
     ``name`` is what the caller calls it. Raises NotFiniteError.
     """
-    broken = latent.isfinite().all(dim=(0, 1, 3, 4)).logical_not().nonzero()
-    if len(broken):
+    if broken := broken_frames(latent):
         raise NotFiniteError(
             f"{name} has values that aren't numbers (NaN or infinite) from latent frame "
-            f"{int(broken[0])} on, counted from 0; sample again with another dtype, attention or "
+            f"{broken[0]} on, counted from 0; sample again with another dtype, attention or "
             "LoRA strength."
         )
 

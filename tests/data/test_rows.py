@@ -14,13 +14,13 @@ from moga.data.rows import (
     RowsError,
     RowShot,
     examine,
-    latent_count,
     latent_starts,
     nearest_latent,
     read_rows,
 )
 from moga.shots import Shot, ShotList
 from moga.video.reader import read_frames
+from moga.wan import latent_frames
 
 SHOT = {"start": 0, "caption": "a"}
 
@@ -61,7 +61,7 @@ def test_a_cut_goes_to_the_nearest_latent_frame(frame):
 
 @given(frames=st.integers(1, 700))
 def test_latent_frames_are_those_that_begin_and_end_in_the_video(frames):
-    count = latent_count(frames)
+    count = latent_frames(frames)
     assert begins(count - 1) + (4 if count > 1 else 1) <= frames < begins(count) + 4
 
 

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 from moga.attention import moga_attention, moga_attention_reference  # noqa: E402
 from moga.config import MoGAConfig  # noqa: E402
 from moga.kernels import AUTO, BACKENDS, Segments  # noqa: E402
-from moga.kernels.merge import BranchOutput, merge  # noqa: E402
+from moga.kernels.branch import BranchOutput  # noqa: E402
+from moga.kernels.merge import merge  # noqa: E402
 from moga.layout import VideoLayout  # noqa: E402
 from moga.routing import Routing  # noqa: E402
 

@@ -13,7 +13,8 @@ from moga.attention import moga_attention
 from moga.attention.packing import by_group
 from moga.config import MoGAConfig
 from moga.kernels import BACKENDS, Backend, Segments, Work, assign, choose, select
-from moga.kernels.merge import BranchOutput, merge
+from moga.kernels.branch import BranchOutput
+from moga.kernels.merge import merge
 from moga.kernels.segments import TILE
 from moga.layout import VideoLayout
 from moga.routing import Routing

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import written_whole
+from ...wan import TEMPORAL_STRIDE, latent_frames, video_frames
 from .drawing import COLOURS, PLACES, SHAPES, TEXTURES, paint, place
 
 NAMED = ("full", "shape")
@@ -208,13 +210,13 @@ def storyboard(
     held_out: a character that no other storyboard has.
     Raises ValueError for frames that are not 4n + 1 or too few for the shots.
     """
-    if frames < 1 or frames % 4 != 1:
+    if frames < 1 or frames % TEMPORAL_STRIDE != 1:
         near = 4 * max(0, round((frames - 1) / 4)) + 1
         raise ValueError(f"frames is {frames}; give 4n + 1, such as {near}.")
     if named not in NAMED:
         raise ValueError(f"named is {named!r}; choose one of {', '.join(NAMED)}.")
     random = np.random.Generator(np.random.PCG64((seed, held_out)))
-    latents = (frames - 1) // 4 + 1
+    latents = latent_frames(frames)
     count = int(random.integers(2, 7)) if shots is None else shots
     if not 1 <= count <= latents:
         raise ValueError(f"shots is {count}; {frames} frames hold 1 to {latents}.")
@@ -227,7 +229,8 @@ def storyboard(
         action = str(random.choice(tuple(ACTIONS)))
         if length == 1 and not made:
             action = "stays"  # one video frame is too few to enter
-        before = StoryShot(camera, action, where, 4 * length if made else 4 * length - 3)
+        long = TEMPORAL_STRIDE * length if made else video_frames(length)
+        before = StoryShot(camera, action, where, long)
         made.append(before)
     character = cast[int(random.integers(len(cast)))]
     return Storyboard(character, tuple(made), *size, fps, named)
@@ -286,10 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(options.workers) as pool:
         for _ in pool.map(write, missing.keys(), missing.values(), chunksize=8):
             pass
-    partial = rows.with_suffix(".part")
     lines = [json.dumps(story.row(name)) for name, story in films.items()]
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(rows)
+    with written_whole(rows) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {rows} and {options.count} clips")
     return 0
 

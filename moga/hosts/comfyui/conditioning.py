@@ -15,7 +15,8 @@ import torch
 from ...attention.text import Span
 from ...layout import ShotMismatchError
 from ...shots import ShotList
-from .hooks import TEXT_CONDITION
+from ...wan import video_frames
+from .keys import TEXT_CONDITION
 from .settings import Settings
 
 Conditioning = list[list[Any]]
@@ -122,9 +123,9 @@ def _check_latent(shots: ShotList, frames: int, most_leading: float) -> None:
     needed = shots.latent_frames
     if not needed <= frames <= needed + most_leading:
         raise ShotMismatchError(
-            f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
-            f"fill {needed} ({shots.frames} video frames); connect the schedule's length output to "
-            "the length input of the node that makes the latent."
+            f"the latent has {frames} latent frames ({video_frames(frames)} video frames), but the "
+            f"shots fill {needed} ({shots.frames} video frames); connect the schedule's length "
+            "output to the length input of the node that makes the latent."
         )
     if frames > needed:
         logging.info(

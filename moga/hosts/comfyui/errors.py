@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import MogaError
 
 
-def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_value_error(function: Callable[..., Any]) -> Callable[..., Any]:
     """Raise this pack's errors as ValueError, around a function that ComfyUI calls.
 
     ComfyUI shows the type of an error before its words, and ours with the path of the pack.

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,17 +69,6 @@ def reserve_name(prefix: str, width: int, height: int) -> OutputName:
                 f"{'shorten filename_prefix' if long else 'make that folder writable'} and queue "
                 "again. What was sampled is still in ComfyUI's cache."
             ) from error
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raise OSError when the disk of ``folder`` has fewer than ``needed`` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"The disk of {folder} has {free / 1e6:,.0f} MB free and about {needed / 1e6:,.0f} MB "
-            "are needed; free some space and queue again. What was sampled is still in ComfyUI's "
-            "cache."
-        )
 
 
 def prefix_problem(prefix: str) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from comfy.cli_args import args
 from PIL import Image
 
+from ...files import require_space
 from ...shots import ShotList
 from ...video.audio import Audio
 from ...video.background import Pipeline
@@ -24,15 +25,16 @@ from ...video.chapters import Chapter
 from ...video.formats import Encoder, choose_format
 from ...video.per_shot import ShotFiles, chapters_of, seconds
 from ...video.writer import VideoWriter, frame_rate
+from ...wan import WIDE_CHANNELS, WIDE_FPS
 from .fields import WidgetValues, fill_widgets
 from .films import FILMS, digest
 from .latent import kept_latent
-from .output import OutputName, check_space, prefix_problem, reserve_name
+from .output import OutputName, prefix_problem, reserve_name
 from .progress import PICTURE_SIZE, running_node, tell
 from .vae import Decode, decode_frames
 
 SPARE = 64 * 2**20  # bytes that a disk should have left
-FPS_OF_48_CHANNELS = 24  # Wan 2.2 5B
+_MAKE_ROOM = "free some space and queue again. What was sampled is still in ComfyUI's cache"
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,9 @@ def remarks(vae, settings: VideoSettings) -> list[str]:
             f"fps is {fps:g} and the shots were timed at {timed:g}, so the video plays "
             f"{fps / timed:.3g} times as fast."
         )
-    if getattr(vae, "latent_channels", None) == 48 and rate != FPS_OF_48_CHANNELS:
+    if getattr(vae, "latent_channels", None) == WIDE_CHANNELS and rate != WIDE_FPS:
         found.append(
-            f"fps is {fps:g}, and vae is that of the 5B model, which was made for "
-            f"{FPS_OF_48_CHANNELS}."
+            f"fps is {fps:g}, and vae is that of the 5B model, which was made for {WIDE_FPS}."
         )
     return found
 
@@ -154,7 +155,7 @@ def _save(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
     name = reserve_name(settings.prefix, decode.width, decode.height)
     with ExitStack() as unless_saved:
         unless_saved.callback(name.latent.unlink, missing_ok=True)
-        check_space(name.folder, _bytes_needed(decode, settings))
+        require_space(name.folder, _bytes_needed(decode, settings), "the video", _MAKE_ROOM)
         with kept_latent(name.latent, decode.latent, settings.tags, settings.keep_latent):
             unless_saved.pop_all()
             return _write(vae, decode, settings, name)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...checkpoint import CheckpointError
 from ...shots.script import shorten
 from ...tensors import read_tensors
+from ...wan import CHANNELS
 from .weights import WeightFile
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -81,7 +82,7 @@ def read_config(folder: Path, kind: Any = None) -> Config:
         value = config.get(name, 1)
         if not (_is_size(value) or (value is None and name in _SIZES_OR_NONE)):
             raise _wrong(path, name, value)
-    patch, channels = config.get("patch_size"), config.get("z_dim", 16)
+    patch, channels = config.get("patch_size"), config.get("z_dim", CHANNELS)
     if not (patch is None or isinstance(patch, list) or _is_size(patch)):
         raise _wrong(path, "patch_size", patch)
     lengths = {"patch_size": 3, "latents_mean": channels, "latents_std": channels}

@@ -22,10 +22,11 @@ from ...checkpoint import CheckpointError
 from ...kernels import AUTO
 from ...shots import ShotList
 from ...video.writer import VideoWriter
+from ...wan import TEXT_TOKENS, WIDE_CHANNELS
 from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled
-from .text_encoder import TEXT_TOKENS, check_lengths, load_text_encoder
+from .text_encoder import check_lengths, load_text_encoder
 from .transformer import load_wan
 from .vae import check_latents, decode_frames, load_vae
 
@@ -33,7 +34,6 @@ PathLike = str | os.PathLike[str]
 SCHEDULERS = ("unipc", "euler")
 # Where Wan 2.2 A14B hands over from its high-noise to its low-noise expert, of all timesteps.
 BOUNDARY_TEXT, BOUNDARY_IMAGE = 0.875, 0.9
-WIDE_CHANNELS = 48  # latent channels of the 5B model, which takes one timestep per token
 
 
 def load_pipeline(

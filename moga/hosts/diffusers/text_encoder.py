@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, BatchEncoding, UMT5Config, UMT5EncoderMo
 
 from ...checkpoint import CheckpointError
 from ...errors import MissingPackageError
+from ...wan import TEXT_TOKENS
 from . import folders
 from .calls import ShotMismatchError
 from .names import MOST_BLOCKS, Shapes
 from .weights import WeightFile, assemble
 
-TEXT_TOKENS = 512  # of one shot's text, padded
 SPIECE = "spiece_model"  # ComfyUI's files carry the tokenizer as a tensor of bytes
 _FIX = (
     "use ComfyUI's umt5_xxl_fp16.safetensors or umt5_xxl_bf16.safetensors (Comfy-Org/"

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from ...data.rows import Examined, latent_count, nearest_latent
+from ...data.rows import Examined, nearest_latent
 from ...errors import MogaError
 from ...hosts.diffusers import folders
 from ...hosts.diffusers.vae import open_vae
 from ...hosts.diffusers.vae_names import vae_config
-from ...shots import TEMPORAL_STRIDE
+from ...wan import latent_frames, video_frames
 from ..contents import MEMORY, Contents
 
 VAE_PARTS, TEXT_PARTS = ("vae",), ("text_encoder", "tokenizer")  # of the folder of a pipeline
@@ -110,7 +110,7 @@ def pieces(examined: Examined, seconds: float) -> list[Piece]:
     found = []
     for start in range(0, examined.frames, longest):
         frames = _on_grid(min(longest, examined.frames - start))
-        if start == 0 or latent_count(frames) >= min(SHORTEST, latent_count(longest)):
+        if start == 0 or latent_frames(frames) >= min(SHORTEST, latent_frames(longest)):
             found.append(_piece(examined, start, frames))
     return found
 
@@ -157,7 +157,7 @@ def on_grid(seconds: float, fps: float) -> int:
 
 def _on_grid(frames: int) -> int:
     """The most frames up to so many that the VAE takes, 4n + 1."""
-    return TEMPORAL_STRIDE * (latent_count(frames) - 1) + 1
+    return video_frames(latent_frames(frames))
 
 
 def _piece(examined: Examined, start: int, frames: int) -> Piece:
@@ -166,7 +166,7 @@ def _piece(examined: Examined, start: int, frames: int) -> Piece:
     shots: dict[int, tuple[int, str]] = {}
     for cut, text in zip(examined.cuts, examined.row.texts, strict=True):
         own = max(0, cut - start)
-        if nearest_latent(own) < latent_count(frames):
+        if nearest_latent(own) < latent_frames(frames):
             shots[nearest_latent(own)] = (own, text)
     kept = [shots[at] for at in sorted(shots)]
     return Piece(examined, start, frames, tuple(c for c, _ in kept), tuple(t for _, t in kept))

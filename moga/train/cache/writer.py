@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ...data.rows import Examined, latent_count
+from ...data.rows import Examined
+from ...files import require_space, written_whole
 from ...hosts.diffusers import load_text_encoder, load_vae
-from ...hosts.diffusers.text_encoder import TEXT_TOKENS, check_lengths, load_tokenizer
+from ...hosts.diffusers.text_encoder import check_lengths, load_tokenizer
 from ...hosts.diffusers.vae import encode_frames
 from ...shots.script import shorten
 from ...video.reader import VideoReadError, read_frames
+from ...wan import CHANNELS, SPATIAL_STRIDE, TEXT_TOKENS, latent_frames
 from ..folders import writing_cache
 from .missing import find_missing, refuse_unwritable
 from .reader import LATENT, TEXT, read_cache
@@ -149,12 +149,10 @@ def _save(
     word: str,
 ) -> None:
     held = {name: tensor.to("cpu", spec.dtype).contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.stem}-{word}.part")
     try:
-        save_file(held, partial, about)
-        os.replace(partial, path)
+        with written_whole(path, word) as partial:
+            save_file(held, partial, about)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise CacheError(
             f"{where}: {spec.folder} cannot be written ({error}); make room and start again, what "
             "was encoded so far is kept."
@@ -162,27 +160,21 @@ def _save(
 
 
 def _check_size(spec: CacheSpec) -> None:
-    multiple = vae_settings(spec.vae).get("scale_factor_spatial", 8) * _PATCH
+    multiple = vae_settings(spec.vae).get("scale_factor_spatial", SPATIAL_STRIDE) * _PATCH
     for name in ("width", "height"):
         check_multiple(name, getattr(spec, name), multiple)
 
 
 def _check_room(spec: CacheSpec, missing: Iterable[Piece], texts: Iterable[str]) -> None:
     config = vae_settings(spec.vae)
-    scale = config.get("scale_factor_spatial", 8)
-    values = config.get("z_dim", 16) * (spec.width // scale) * (spec.height // scale)
-    needed = sum(latent_count(piece.frames) for piece in missing) * values
+    scale = config.get("scale_factor_spatial", SPATIAL_STRIDE)
+    values = config.get("z_dim", CHANNELS) * (spec.width // scale) * (spec.height // scale)
+    needed = sum(latent_frames(piece.frames) for piece in missing) * values
     # A token is about four letters of English.
     needed += sum(len(text.encode()) // 4 + 2 for text in texts) * _TEXT_WIDTH
     needed *= spec.dtype.itemsize
-    folder = spec.folder.absolute()
-    place = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise CacheError(
-            f"the disk of {spec.folder} has {free / 1e9:.1f} GB free and the cache takes about "
-            f"{needed / 1e9:.1f} GB more; make room, or set data.cache to another disk."
-        )
+    fix = "make room, or set data.cache to another disk"
+    require_space(spec.folder, needed, "what the cache lacks", fix)
 
 
 def _free() -> None:

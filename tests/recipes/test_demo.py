@@ -47,5 +47,5 @@ def test_the_model_is_small_and_has_routers():
 def test_a_folder_that_cannot_be_written_is_one_sentence(capsys):
     assert main(["--out", "/proc/demo"]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("recipes.demo: --out is /proc/demo, which cannot be written (")
+    assert said.startswith("demo: --out is /proc/demo, which cannot be written (")
     assert "\n" not in said
