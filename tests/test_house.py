@@ -25,15 +25,8 @@ FLOORS = (
     ("generate", "train", "nodes"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-HOSTS = (
-    "comfy",
-    "comfy_api",
-    "comfy_extras",
-    "diffusers",
-    "folder_paths",
-    "server",
-    "transformers",
-)
+COMFYUI = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server")
+HOSTS = (*COMFYUI, "diffusers", "transformers")
 # Never loaded by an import of ours, only by what asks for them.
 OPTIONAL = ("triton", "flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention")
 DOORS = ("attention", "checkpoint", "config", "data.rows", "data.storyboard", "flops", "generate",
