@@ -1,12 +1,8 @@
 """Tiny models and videos in real files."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,49 +14,12 @@ from harness.tokenizer import tokenizer
 from safetensors.torch import save_file
 from training_runs import furnish, train_alone
 from transformers import UMT5Config, UMT5EncoderModel
+from videos import FPS, moving_square, write_video
 
 from moga.hosts.diffusers import wan_state_dict
-from moga.video import VideoWriter
-from moga.video.ffmpeg import find_ffmpeg
-from moga.video.formats import Encoder, ffv1
 
-TEXT_WIDTH, FPS, SIZE = 32, 8, 32
+TEXT_WIDTH = 32
 LENGTHS = (17, 21, 9)  # frames of the videos
-
-
-def moving_square(frames: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
-    """uint8 (frames, size, size, 3): a bright square that moves over a dark ground."""
-    random = np.random.default_rng(seed)
-    video = np.full((frames, size, size, 3), random.integers(0, 60, 3), np.uint8)
-    colour = random.integers(150, 255, 3)
-    for i, frame in enumerate(video):
-        left = (i * 2 + seed) % (size - 8)
-        frame[8:16, left : left + 8] = colour
-    return video
-
-
-def write_video(
-    path: Path, frames: np.ndarray, fps: float = FPS, encoder: Encoder | None = None
-) -> Path:
-    with VideoWriter(path, frames.shape[2], frames.shape[1], fps, encoder) as video:
-        video.write(frames)
-    return path
-
-
-def ffmpeg(*arguments: object) -> None:
-    command = [find_ffmpeg(), "-loglevel", "error", "-nostdin", *map(str, arguments)]
-    subprocess.run(command, check=True)
-
-
-@pytest.fixture(scope="session")
-def make() -> SimpleNamespace:
-    """Makers of videos: `lossless` and `mp4` from frames, `ffmpeg` from its own arguments."""
-
-    def lossless(path: Path, frames: np.ndarray, fps: float = FPS) -> Path:
-        return write_video(path, frames, fps, ffv1())
-
-    mp4: Callable[..., Path] = write_video
-    return SimpleNamespace(square=moving_square, lossless=lossless, mp4=mp4, ffmpeg=ffmpeg)
 
 
 @pytest.fixture(scope="session")
