@@ -91,36 +91,11 @@ def attend_in_place(
 
 @triton.jit(do_not_specialize=["start_lse_head"])
 def _kernel(
-    Q,
-    K,
-    V,
-    OUT,
-    LSE,
-    START,
-    START_LSE,
-    Q_INDEX,
-    K_INDEX,
-    SEGMENT,
-    FIRST,
-    CU_Q,
-    CU_K,
-    q_token,
-    q_head,
-    k_token,
-    k_head,
-    v_token,
-    v_head,
-    out_token,
-    out_head,
-    start_token,
-    start_head,
-    start_lse_head,
-    heads,
-    scale,
-    D: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-):
+    Q, K, V, OUT, LSE, START, START_LSE, Q_INDEX, K_INDEX, SEGMENT, FIRST, CU_Q, CU_K,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
+    start_token, start_head, start_lse_head, heads, scale,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     segment = tl.load(SEGMENT + tl.program_id(0))
     if segment < 0:

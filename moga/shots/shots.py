@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from ..wan import TEMPORAL_STRIDE, video_frames
+from .amounts import MAX_FRAMES, amount, decimal, frame_rate, plain, whole
 from .script import (
     ShotScriptError,
     located,
@@ -38,9 +37,6 @@ global: A young woman in a red coat. Rainy neon city, 35mm film.
 [97f] Inside. She sits at the counter; steam rises from a cup.
 """
 
-_MAX_FRAMES = 1_000_000  # 17 hours at 16 fps; more is a slip of the keyboard
-_MAX_DIGITS = 40  # of a duration: keeps 1e-999999999 from being worked out
-_FPS_RANGE = (Fraction(1, 1000), Fraction(1000))
 
 _COLUMNS = ("shot", "asked", "frames", "seconds", "latent", "start", "caption")
 
@@ -69,23 +65,23 @@ class Shot:
             problem = "neither seconds nor frames; add" if self.seconds is None else "both; keep"
             raise ShotScriptError(f"duration is given as {problem} one of seconds and frames.")
         if self.seconds is not None:
-            object.__setattr__(self, "seconds", Fraction(_amount(self.seconds, "seconds")))
+            object.__setattr__(self, "seconds", Fraction(amount(self.seconds, "seconds")))
         else:
-            object.__setattr__(self, "frames", _whole(_amount(self.frames, "frames")))
+            object.__setattr__(self, "frames", whole(amount(self.frames, "frames")))
 
     @property
     def asked(self) -> str:
         """The duration as a script writes it: ``2.5s`` or ``97f``."""
         if self.seconds is None:
             return f"{self.frames}f"
-        return f"{_decimal(self.seconds):f}s"
+        return f"{decimal(self.seconds):f}s"
 
     def wanted(self, fps: Fraction) -> Fraction:
         """Frames at ``fps`` before snapping, exactly. Raises `ShotScriptError` if absurdly many."""
         wanted = Fraction(self.frames) if self.seconds is None else self.seconds * fps
-        if wanted > _MAX_FRAMES:
+        if wanted > MAX_FRAMES:
             raise ShotScriptError(
-                f"{self.asked} at {_plain(fps)} fps is more than {_MAX_FRAMES} frames; "
+                f"{self.asked} at {plain(fps)} fps is more than {MAX_FRAMES} frames; "
                 "shorten the shot."
             )
         return wanted
@@ -106,7 +102,7 @@ class ShotList:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shots", tuple(self.shots))
-        object.__setattr__(self, "fps", _fps(self.fps))
+        object.__setattr__(self, "fps", frame_rate(self.fps))
         object.__setattr__(self, "global_caption", _text(self.global_caption, "global caption"))
         if not self.shots:
             raise ShotScriptError(
@@ -115,16 +111,16 @@ class ShotList:
         for number, shot in enumerate(self.shots, start=1):
             with located(f"shot {number}"):
                 shot.wanted(self.fps)
-        if self.frames > _MAX_FRAMES:
+        if self.frames > MAX_FRAMES:
             raise ShotScriptError(
-                f"script makes {self.frames} frames, more than {_MAX_FRAMES}; "
+                f"script makes {self.frames} frames, more than {MAX_FRAMES}; "
                 "shorten the shots or use fewer."
             )
 
     @classmethod
     def parse(cls, text: str, fps: Fraction | float | str) -> ShotList:
         """Read a script, text or JSON. Raises `ShotScriptError` with the place and the fix."""
-        fps = _fps(fps)
+        fps = frame_rate(fps)
         script = read_script(text)
         shots = []
         for passage in script.shots:
@@ -161,7 +157,7 @@ class ShotList:
         return tuple(before + shot.caption for shot in self.shots)
 
     @cached_property
-    def latent_framess(self) -> tuple[int, ...]:
+    def latent_counts(self) -> tuple[int, ...]:
         """Latent frames of each shot, at least one."""
         first, *later = (shot.wanted(self.fps) for shot in self.shots)
         return (
@@ -172,13 +168,13 @@ class ShotList:
     @property
     def frame_counts(self) -> tuple[int, ...]:
         """Frames of each shot: 4n + 1 for the first, 4n for the others."""
-        first, *later = self.latent_framess
+        first, *later = self.latent_counts
         return (video_frames(first), *(TEMPORAL_STRIDE * n for n in later))
 
     @property
     def latent_starts(self) -> tuple[int, ...]:
         """First latent frame of each shot, ascending from 0: `VideoLayout`'s ``shots``."""
-        return (0, *accumulate(self.latent_framess[:-1]))
+        return (0, *accumulate(self.latent_counts[:-1]))
 
     @property
     def frame_starts(self) -> tuple[int, ...]:
@@ -188,7 +184,7 @@ class ShotList:
     @property
     def latent_frames(self) -> int:
         """Latent frames of the video, T."""
-        return sum(self.latent_framess)
+        return sum(self.latent_counts)
 
     @property
     def frames(self) -> int:
@@ -206,7 +202,7 @@ class ShotList:
             self.shots,
             self.frame_counts,
             self.frame_starts,
-            self.latent_framess,
+            self.latent_counts,
             self.latent_starts,
             strict=True,
         )
@@ -227,7 +223,7 @@ class ShotList:
         """Totals in one line: shots, frames, seconds, fps, latent frames."""
         return (
             f"{_count(len(self.shots), 'shot')}, {_count(self.frames, 'frame')}, "
-            f"{float(self.seconds):.2f} s at {_plain(self.fps)} fps, "
+            f"{float(self.seconds):.2f} s at {plain(self.fps)} fps, "
             f"{_count(self.latent_frames, 'latent frame')}"
         )
 
@@ -265,75 +261,6 @@ def _text(value: object, name: str) -> str:
     with located(name):
         refuse_durations(text)
     return text
-
-
-def _amount(value: Any, name: str) -> Decimal:
-    """A duration as an exact decimal above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, Fraction)):
-        raise ShotScriptError(f"{name} is {show(value)}; give a number, without quotes.")
-    amount = _decimal(value)
-    if amount is None:
-        raise ShotScriptError(
-            f"{name} is {show(value)}; give a finite number of at most {_MAX_DIGITS} decimals."
-        )
-    if amount <= 0:
-        raise ShotScriptError(f"{name} is {show(value)}; give a number above 0.")
-    if amount > _MAX_FRAMES:
-        raise ShotScriptError(
-            f"{name} is {show(value)}, more than {_MAX_FRAMES}; shorten the shot."
-        )
-    return amount
-
-
-def _whole(amount: Decimal) -> int:
-    if amount != amount.to_integral_value():
-        raise ShotScriptError(
-            f"frames is {show(amount)}; give a whole number, or the duration in seconds."
-        )
-    return int(amount)
-
-
-def _decimal(value: int | float | str | Decimal | Fraction) -> Decimal | None:
-    """``value`` exactly, or None if it is not a number of `_MAX_DIGITS` decimal digits or fewer."""
-    if isinstance(value, float):
-        value = float.__repr__(value)  # not repr(): NumPy's floats are floats that print otherwise
-    with localcontext(Context(prec=_MAX_DIGITS, traps=[Inexact, InvalidOperation])):
-        try:
-            if isinstance(value, Fraction):
-                number = Decimal(value.numerator) / Decimal(value.denominator)
-            else:
-                number = Decimal(value)
-            number = number.normalize()
-        except (Inexact, InvalidOperation):
-            return None
-    # Precision bounds the digits that are written; this bounds the zeros before and after them.
-    fits = number.is_finite() and abs(number.as_tuple().exponent) <= _MAX_DIGITS
-    return number if fits else None
-
-
-def _fps(value: Any) -> Fraction:
-    """A frame rate, exactly: 23.976 is 2997/125, "24000/1001" is what it says."""
-    fps = None
-    if isinstance(value, Fraction):
-        fps = value
-    elif isinstance(value, str) and "/" in value:
-        over, _, under = map(_decimal, value.partition("/"))
-        fps = Fraction(over) / Fraction(under) if over and under else None
-    elif isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
-        number = _decimal(value)
-        fps = None if number is None else Fraction(number)
-    low, high = _FPS_RANGE
-    if fps is None or not low <= fps <= high:
-        raise ShotScriptError(
-            f"fps is {show(value)}; give frames per second from {_plain(low)} to {_plain(high)}, "
-            "such as 16."
-        )
-    return fps
-
-
-def _plain(number: Fraction) -> str:
-    """A frame rate for reading: at most three decimals, none that are zero."""
-    return f"{float(number):.3f}".rstrip("0").rstrip(".")
 
 
 def _shot_json(shot: Shot) -> str:

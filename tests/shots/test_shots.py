@@ -120,7 +120,7 @@ def test_only_line_breaks_change_a_caption(text):
 def test_snapping(shots):
     """4n + 1 frames, then 4n each; nearest to what was asked; no shot without latents."""
     assert shots.frames == 4 * (shots.latent_frames - 1) + 1 == sum(shots.frame_counts)
-    assert shots.latent_starts == (0, *accumulate(shots.latent_framess))[:-1]
+    assert shots.latent_starts == (0, *accumulate(shots.latent_counts))[:-1]
     assert shots.frame_starts == (0, *accumulate(shots.frame_counts))[:-1]
     assert list(shots.latent_starts) == sorted(set(shots.latent_starts))
     for i, (shot, made) in enumerate(zip(shots.shots, shots.frame_counts, strict=True)):
@@ -135,7 +135,7 @@ def test_frames_on_the_grid_are_kept(latents):
     frames = [4 * latents[0] - 3, *(4 * n for n in latents[1:])]
     shots = ShotList(tuple(Shot("a", frames=n) for n in frames), 24)
     assert shots.frame_counts == tuple(frames)
-    assert shots.latent_framess == tuple(latents)
+    assert shots.latent_counts == tuple(latents)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Procedural films of several shots, whose characters and actions are known, and read back."""
 
+from .cli import main
 from .film import (
     ACTIONS,
     CAMERAS,
@@ -8,7 +9,6 @@ from .film import (
     Storyboard,
     StoryShot,
     is_held_out,
-    main,
     storyboard,
     write,
 )
