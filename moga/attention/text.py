@@ -3,7 +3,7 @@
 Visual tokens are ordered frame by frame, so a shot is one contiguous range of them: instead of a
 mask, cross-attention runs once per range with the text tokens that belong to it.
 
-Letters: B batch, L visual tokens, K text tokens, C model width.
+Letters: B batch, L visual tokens, X text tokens, C model width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 def shot_parts(
     x: Tensor, context: Tensor, readings: Sequence[Reading]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each range of x (B, L, C) with the part of context (B, K, C) that it reads.
+    """Each range of x (B, L, C) with the part of context (B, X, C) that it reads.
 
     readings: consecutive ranges that cover x, so that cross-attention of the parts, one after the
         other along L, is that of the whole.

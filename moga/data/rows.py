@@ -2,7 +2,7 @@
 
     {"video": "a.mp4", "global": "A red coat.", "shots": [{"start": 0, "caption": "She walks."}]}
 
-A path is relative to the file that names it. ``global`` may be left out.
+A path is relative to the file that names it. `global` may be left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What one branch of a layer gives, on its way to the merge.
 
-Letters: B batch, L tokens, P packed positions, N heads, D head width.
+Letters: B batch, L visual tokens, P packed positions, N heads, D head width.
 """
 
 from __future__ import annotations

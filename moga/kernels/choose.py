@@ -1,6 +1,6 @@
 """Which row of the table runs what: by name, or the fastest that is installed and fits.
 
-Letters: Q, K packed query and key tokens, N heads, D head width.
+Letters: Q packed queries, P packed keys, N heads, D head width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """cuDNN's attention, called by its own name because only then it gives its log-sum-exp.
 
-Letters: S segments, N heads, D head width.
+Letters: R segments, N heads, D head width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """cuDNN's attention and its log-sum-exp (S, N, length), of q, k, v (S, N, length, D)."""
+    """cuDNN's attention and its log-sum-exp (R, N, length), of q, k, v (R, N, length, D)."""
     op = torch.ops.aten._scaled_dot_product_cudnn_attention
     out, log = op(q, k, v, None, True, 0.0, False, False)[:2]
     return out, log.view(out.shape[:3])

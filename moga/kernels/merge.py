@@ -3,7 +3,7 @@
 `merge` is plain PyTorch and differentiable. Where Triton is there and no gradient is wanted, it
 does the same in one pass: each output is read once and the result written once.
 
-Letters: B batch, L tokens, P packed positions, N heads, D head width.
+Letters: B batch, L visual tokens, P packed positions, N heads, D head width.
 """
 
 from __future__ import annotations

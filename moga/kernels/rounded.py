@@ -5,7 +5,7 @@ between two powers of two: queries up (rows of a neighbour come along and are dr
 The few keys that are left over are added by a Triton kernel that goes on where cuDNN stopped:
 an output and its log-sum-exp are all that attention needs to take in more keys. Forward only.
 
-Letters: Q, K packed query and key tokens, N heads, D head width.
+Letters: Q packed queries, P packed keys, N heads, D head width.
 """
 
 from __future__ import annotations

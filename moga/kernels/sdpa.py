@@ -3,7 +3,7 @@
 Segments of equal length, as windows and frames are, run as one batched call: cuDNN does them on
 Hopper at its full rate. Groups never have the same size twice; see `rounded` for those.
 
-Letters: Q, K packed query and key tokens, S segments, N heads, D head width.
+Letters: Q packed queries, P packed keys, R segments, N heads, D head width.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-    """q, k, v (S, N, length, D)."""
+    """q, k, v (R, N, length, D)."""
     return F.scaled_dot_product_attention(q, k, v), None
 
 

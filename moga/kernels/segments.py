@@ -1,6 +1,6 @@
 """Where the segments of a packed attention call begin and end.
 
-Letters: Q, K packed query and key tokens, S segments.
+Letters: Q packed queries, P packed keys, R segments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Tiles:
 class Segments:
     """Queries of a segment attend to the keys of the same segment.
 
-    cu_q, cu_k: (S + 1,) int32, cumulative query and key counts, on the device of the tensors.
+    cu_q, cu_k: (R + 1,) int32, cumulative query and key counts, on the device of the tensors.
     max_q, max_k: upper bounds of the counts of any one segment.
     queries: all packed queries.
     lengths: ((queries, keys), ...) of each segment where the host knows them, else None.

@@ -4,7 +4,7 @@ Queries, keys and values come packed: all tokens of segment 0, then of segment 1
 of a segment attend to the keys of the same segment. The node's drop-down, the choice that `auto`
 makes, the sentence for a missing backend and the README's table are all made from BACKENDS.
 
-Letters: Q, K packed query and key tokens, S segments, N heads, D head width.
+Letters: Q packed queries, P packed keys, R segments, N heads, D head width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Run = Callable[[Tensor, Tensor, Tensor, Segments, bool], tuple[Tensor, Tensor | 
 class Backend:
     """One way to run packed attention.
 
-    run: (q (Q, N, D), k (K, N, D), v (K, N, D), segments, want_lse)
+    run: (q (Q, N, D), k (P, N, D), v (P, N, D), segments, want_lse)
         -> out (Q, N, D), log-sum-exp (Q, N) float32 or None.
     modules, package, minimum: what has to be importable (any one of them), and what to install.
     capability: least and greatest CUDA compute capability (major), None for any device.

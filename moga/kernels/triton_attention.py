@@ -4,7 +4,7 @@ Packing costs a read and a write of q, k and v, and un-packing as much again for
 tile of queries fetches its own rows and the rows of its segment's keys, and writes its result to
 the place of the tokens. It can also go on from attention over other keys. Forward only.
 
-Letters: P packed positions, S segments, N heads, D head width, BM/BN queries/keys of a tile.
+Letters: P packed positions, R segments, N heads, D head width, BM/BN queries/keys of a tile.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def attend_in_place(
 ) -> None:
     """Write attention of q (tokens, N, D) over its segment's keys to out (tokens, N, D).
 
-    cu_q, cu_k: (S + 1,) int32, where the segments begin and end among packed positions.
+    cu_q, cu_k: (R + 1,) int32, where the segments begin and end among packed positions.
     lse: (tokens, N) float32, receives the log-sum-exp.
     begun: output (rows, N, D) and log-sum-exp (N, rows) of the first segment's queries over other
         keys, to go on from; there must be one segment then.

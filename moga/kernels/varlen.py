@@ -1,6 +1,6 @@
 """Kernels that take packed tensors and cumulative lengths as they are, from other packages.
 
-Letters: Q, K packed query and key tokens, S segments, N heads, D head width.
+Letters: Q packed queries, P packed keys, R segments, N heads, D head width.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _MISSING = "\U000fffff"  # in no font, so it is drawn as an empty box
 
 
 class Pen:
-    """Draws in units of a design, ``scale`` pixels each."""
+    """Draws in units of a design, `scale` pixels each."""
 
     def __init__(self, draw: Any, scale: float) -> None:
         self.draw = draw
@@ -40,17 +40,17 @@ class Pen:
         return sum(font.getlength(run) for font, run in runs) / self.scale
 
     def fitting(self, text: str, size: float, room: float) -> int:
-        """How many of the first characters of ``text`` fit ``room``."""
+        """How many of the first characters of `text` fit `room`."""
         lengths = range(1, len(text) + 1)
         return bisect_right(lengths, room, key=lambda keep: self.length(text[:keep], size))
 
     def line_of(self, text: str, size: float) -> str:
-        """The start of ``text`` in one line, of characters that can be drawn."""
+        """The start of `text` in one line, of characters that can be drawn."""
         drawn = "".join(run for _, run in _runs(shorten(text, _LONGEST), self._pixels(size)))
         return " ".join(drawn.split())
 
     def fit(self, text: str, size: float, room: float) -> str:
-        """`line_of` ``text``, cut at the end so that it is no longer than ``room``."""
+        """`line_of` `text`, cut at the end so that it is no longer than `room`."""
         text = self.line_of(text, size)
         if self.length(text, size) <= room:
             return text
@@ -79,7 +79,7 @@ class Pen:
 
 
 def _runs(text: str, pixels: int) -> Iterator[tuple[Any, str]]:
-    """``text`` cut where the font changes."""
+    """`text` cut where the font changes."""
     font, run = None, ""
     for char in unicodedata.normalize("NFC", text):  # a letter and its accent in one glyph
         wanted, char = _glyph(char, pixels)
@@ -93,7 +93,7 @@ def _runs(text: str, pixels: int) -> Iterator[tuple[Any, str]]:
 
 @lru_cache(maxsize=4096)
 def _glyph(char: str, pixels: int) -> tuple[Any, str]:
-    """A font that has ``char``, and ``char``; or else the nearest thing that can be shown."""
+    """A font that has `char`, and `char`; or else the nearest thing that can be shown."""
     own = own_font(pixels)
     if char.isspace():
         return own, " "
@@ -104,7 +104,7 @@ def _glyph(char: str, pixels: int) -> tuple[Any, str]:
 
 
 def _nearest(char: str) -> Iterator[str]:
-    """What may stand for ``char``, the best first: an empty box would say less than nothing."""
+    """What may stand for `char`, the best first: an empty box would say less than nothing."""
     kind = unicodedata.category(char)
     yield unicodedata.normalize("NFKD", char)[0]
     if kind[0] in "SMC":
@@ -114,7 +114,7 @@ def _nearest(char: str) -> Iterator[str]:
 
 
 def _covers(font: Any, char: str) -> bool:
-    """Whether ``font`` draws ``char`` otherwise than a character that no font has."""
+    """Whether `font` draws `char` otherwise than a character that no font has."""
     if not scales(font):
         return char.isascii()
     mask, missing = font.getmask(char), font.getmask(_MISSING)

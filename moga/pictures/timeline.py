@@ -80,7 +80,7 @@ class _Layout:
 
 
 def draw_timeline(shots: ShotList, width: int = 960) -> Image.Image:
-    """Draw ``shots`` as an RGB picture ``width`` pixels wide (at least 320), as high as it needs.
+    """Draw `shots` as an RGB picture `width` pixels wide (at least 320), as high as it needs.
 
     At most 24 shots are listed under the bar; a last line counts the others.
     """
@@ -133,7 +133,7 @@ def _draw_cuts(pen: Pen, shots: ShotList, layout: _Layout, cuts: list[float]) ->
 
 
 def _wrap(pen: Pen, text: str, room: float) -> tuple[str, str]:
-    """The start of ``text`` as two lines, the first broken at a space or hyphen if it has one."""
+    """The start of `text` as two lines, the first broken at a space or hyphen if it has one."""
     text = pen.line_of(text, _SMALL)
     keep = pen.fitting(text, _SMALL, room)
     if keep < len(text):
@@ -195,7 +195,7 @@ def _draw_table(pen: Pen, shots: ShotList, layout: _Layout) -> None:
 def _draw_row(
     pen: Pen, layout: _Layout, number: int, cells: tuple[str, ...], rights: list[float]
 ) -> float:
-    """The number of a shot in its colour, and the cells, each ending at its place in ``rights``.
+    """The number of a shot in its colour, and the cells, each ending at its place in `rights`.
 
     Returns the baseline of the text.
     """

@@ -1,4 +1,4 @@
-"""How a script writes the length of a shot: ``[4s]``, ``[1m30s]``, ``[97f]``.
+"""How a script writes the length of a shot: `[4s]`, `[1m30s]`, `[97f]`.
 
 What is plain is taken, however it is spelt. What is not gets advice that can be typed in as it
 stands: a fix that is refused in its turn is worse than none.
@@ -47,11 +47,11 @@ _LENGTH = "write how long the shot lasts"
 
 
 class DurationError(MogaError, ValueError):
-    """What is wrong with a duration, to be read after it: ``has no unit; write [4s] ...``."""
+    """What is wrong with a duration, to be read after it: `has no unit; write [4s] ...`."""
 
 
 def read_duration(text: str) -> dict[str, Decimal]:
-    """``4s`` as ``{"seconds": Decimal(4)}``, ``97f`` as ``{"frames": Decimal(97)}``, exactly.
+    """`4s` as `{"seconds": Decimal(4)}`, `97f` as `{"frames": Decimal(97)}`, exactly.
 
     Minutes and milliseconds become seconds. Raises `DurationError`.
     """
@@ -73,7 +73,7 @@ def read_duration(text: str) -> dict[str, Decimal]:
 
 
 def find_duration(text: str) -> str | None:
-    """The first bracket in ``text`` that would open a shot if it began a line, such as ``[4s]``."""
+    """The first bracket in `text` that would open a shot if it began a line, such as `[4s]`."""
     for bracket in _BRACKETS.finditer(text):
         try:
             read_duration(bracket[1])
@@ -84,13 +84,13 @@ def find_duration(text: str) -> str | None:
 
 
 def bare_duration(line: str) -> str | None:
-    """A length or times at the start of ``line`` that lack brackets: ``4s:``, ``0:00-0:04``."""
+    """A length or times at the start of `line` that lack brackets: `4s:`, `0:00-0:04`."""
     match = _BARE.match(line)
     return match and match[0]
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
-    """``1m30s`` as ``[("1", "m"), ("30", "s")]``; [] for what is no amounts with their units."""
+    """`1m30s` as `[("1", "m"), ("30", "s")]`; [] for what is no amounts with their units."""
     parts: list[tuple[str, str]] = []
     end = 0
     while end < len(text):
@@ -108,7 +108,7 @@ def _number(amount: str) -> Decimal:
 
 
 def _advice(text: str, parts: list[tuple[str, str]]) -> str:
-    """What is wrong with ``text``, and what to write."""
+    """What is wrong with `text`, and what to write."""
     if _SIGN.match(text):
         return f"has a sign; {_PLAIN}"
     if span := _SPAN.fullmatch(text):
@@ -131,14 +131,14 @@ def _advice(text: str, parts: list[tuple[str, str]]) -> str:
 
 
 def _example(seconds: Decimal | None) -> str:
-    """A bracket of ``seconds``, or of some where they are not known or cannot be a length."""
+    """A bracket of `seconds`, or of some where they are not known or cannot be a length."""
     if seconds is None or not 0 < seconds < 10_000:
         return "[4s]"
     return f"[{seconds.normalize():f}s]"
 
 
 def _span_seconds(start: str, unit: str | None, stop: str, last_unit: str | None) -> Decimal | None:
-    """How long ``0-4s`` or ``0:04 - 0:08`` is; None in frames, or where no unit is given."""
+    """How long `0-4s` or `0:04 - 0:08` is; None in frames, or where no unit is given."""
     begin, end = (
         _clock_seconds(text) if ":" in text else _seconds(text, name)
         for text, name in ((start, unit or last_unit), (stop, last_unit or unit))

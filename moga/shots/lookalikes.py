@@ -1,6 +1,6 @@
 """Lines that begin like more than caption text, but say what a script cannot.
 
-Taken for captions, ``negative: blurry`` would ask for what it means to forbid, and ``Shot 2: ...``
+Taken for captions, `negative: blurry` would ask for what it means to forbid, and `Shot 2: ...`
 would melt into the shot before it. In English and Chinese, the languages of Wan's prompts (Chinese
 as escapes: checkers of packs read sources in cp1252).
 """
@@ -23,7 +23,7 @@ _CLOSING = r"[*_~\"'`’”]*"
 class Setting:
     """What has a value elsewhere: a pattern of its names, and what to do instead of naming it.
 
-    A space in ``names`` stands for any of a space, ``_`` and ``-``, or nothing.
+    A space in `names` stands for any of a space, `_` and `-`, or nothing.
     """
 
     names: str
@@ -41,7 +41,7 @@ class Setting:
         return re.compile(f"{_MARKS}({self._name}){end}", re.IGNORECASE)
 
     def begins(self, line: str) -> str | None:
-        """The name as ``line`` has it, if it begins with it and a colon or an equals sign."""
+        """The name as `line` has it, if it begins with it and a colon or an equals sign."""
         match = self._line.match(line)
         return match and match[1]
 
@@ -115,7 +115,7 @@ _ENCIRCLED = re.compile(rf"{_MARKS}([\u2460-\u2473\u2776-\u277f\u2780-\u2793]|\d
 
 
 def misread(line: str) -> tuple[str, str] | None:
-    """How ``line`` begins, if like a setting or a shot, and what to do about it; or else None."""
+    """How `line` begins, if like a setting or a shot, and what to do about it; or else None."""
     # Full-width colons, digits and brackets become the plain ones.
     plain = " ".join(unicodedata.normalize("NFKC", line).split())
     for setting in SETTINGS:

@@ -36,7 +36,7 @@ class ShotScriptError(MogaError, ValueError):
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put ``where`` in front of the message of any `ShotScriptError` raised inside."""
+    """Put `where` in front of the message of any `ShotScriptError` raised inside."""
     try:
         yield
     except ShotScriptError as error:
@@ -44,13 +44,13 @@ def located(where: str) -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """``text`` stripped, each line break in it (with the white space around it) made one space."""
+    """`text` stripped, each line break in it (with the white space around it) made one space."""
     lines = (line.strip() for line in _LINE_END.split(text))
     return " ".join(line for line in lines if line)
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most ``limit`` printable characters of ``text``, in one line."""
+    """At most `limit` printable characters of `text`, in one line."""
     start = text[: 4 * limit]  # a caption can hold megabytes; runs of white space need some slack
     start = start.encode("utf-8", "replace").decode("utf-8")
     start = "".join(" " if unicodedata.category(c) == "Cc" else c for c in start)
@@ -61,7 +61,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def show(value: object) -> str:
-    """``value`` as an error message quotes it: short, in one line, in JSON's words."""
+    """`value` as an error message quotes it: short, in one line, in JSON's words."""
     if isinstance(value, str):
         return f'"{shorten(value, 40)}"'
     if isinstance(value, bool) or value is None:
@@ -101,7 +101,7 @@ def read_script(text: str) -> Script:
 
 @dataclass
 class _Block:
-    """A run of lines opened by ``global:`` (no duration) or by a duration in brackets."""
+    """A run of lines opened by `global:` (no duration) or by a duration in brackets."""
 
     line: int
     duration: dict[str, Decimal]
@@ -143,7 +143,7 @@ def _blocks(text: str) -> list[_Block]:
 
 
 def refuse_durations(text: str) -> None:
-    """Raise `ShotScriptError` for caption text that holds what opens a shot, such as ``[4s]``."""
+    """Raise `ShotScriptError` for caption text that holds what opens a shot, such as `[4s]`."""
     if found := find_duration(text):
         raise ShotScriptError(
             f"{show(found)} opens a shot only where a line begins; begin a line with it, or leave "
@@ -152,7 +152,7 @@ def refuse_durations(text: str) -> None:
 
 
 def _open_shot(number: int, line: str) -> _Block | None:
-    """The shot that ``line`` opens; None unless the line begins with a bracket and a number."""
+    """The shot that `line` opens; None unless the line begins with a bracket and a number."""
     if line[0] not in _OPENING or not _LOOKS_LIKE_NUMBER.match(line[1:].lstrip()):
         return None
     closing = _CLOSING.search(line)
@@ -166,7 +166,7 @@ def _open_shot(number: int, line: str) -> _Block | None:
 
 
 def _open_global(number: int, line: str, blocks: list[_Block]) -> _Block | None:
-    """The global caption that ``line`` opens; None if the line does not begin with ``global:``."""
+    """The global caption that `line` opens; None if the line does not begin with `global:`."""
     match = _DIRECTIVE.match(line)
     if not match or match[1].lower() != "global":
         return None
@@ -263,7 +263,7 @@ def _read_shot(where: str, shot: object) -> Passage:
 
 
 def _fields(pairs: Iterable[tuple[str, Any]], known: tuple[str, ...]) -> dict[str, Any]:
-    """The object as a dict whose keys are all ``known`` and given once."""
+    """The object as a dict whose keys are all `known` and given once."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         if key not in known:

@@ -43,13 +43,13 @@ _COLUMNS = ("shot", "asked", "frames", "seconds", "latent", "start", "caption")
 
 @dataclass(frozen=True)
 class Shot:
-    """One shot as asked for: a caption, and exactly one of ``seconds`` and ``frames``.
+    """One shot as asked for: a caption, and exactly one of `seconds` and `frames`.
 
-    ``caption`` may not be blank, nor hold what opens a shot in a script, such as ``[4s]``; its line
-    breaks become spaces, all else is kept. ``seconds`` may
+    `caption` may not be blank, nor hold what opens a shot in a script, such as `[4s]`; its line
+    breaks become spaces, all else is kept. `seconds` may
     be given as int, float, Decimal or Fraction and is stored exactly: a float means the decimal it
     prints as, and a fraction that no decimal expresses is refused, because no script could say it.
-    ``frames`` is a whole number. Raises `ShotScriptError`.
+    `frames` is a whole number. Raises `ShotScriptError`.
     """
 
     caption: str
@@ -71,13 +71,13 @@ class Shot:
 
     @property
     def asked(self) -> str:
-        """The duration as a script writes it: ``2.5s`` or ``97f``."""
+        """The duration as a script writes it: `2.5s` or `97f`."""
         if self.seconds is None:
             return f"{self.frames}f"
         return f"{decimal(self.seconds):f}s"
 
     def wanted(self, fps: Fraction) -> Fraction:
-        """Frames at ``fps`` before snapping, exactly. Raises `ShotScriptError` if absurdly many."""
+        """Frames at `fps` before snapping, exactly. Raises `ShotScriptError` if absurdly many."""
         wanted = Fraction(self.frames) if self.seconds is None else self.seconds * fps
         if wanted > MAX_FRAMES:
             raise ShotScriptError(
@@ -91,8 +91,8 @@ class Shot:
 class ShotList:
     """The shots of one video, snapped to the latent grid. Plain data: hashable and comparable.
 
-    ``fps`` may be given as int, float, Fraction or text (``"23.976"``, ``"24000/1001"``) and is
-    stored exactly. ``global_caption`` is put before the text of every shot; "" means none. Raises
+    `fps` may be given as int, float, Fraction or text (`"23.976"`, `"24000/1001"`) and is
+    stored exactly. `global_caption` is put before the text of every shot; "" means none. Raises
     `ShotScriptError` for no shots, an fps outside 0.001 to 1000, or more than a million frames.
     """
 
@@ -139,13 +139,13 @@ class ShotList:
         return cls.parse(text, fps)
 
     def to_text(self) -> str:
-        """The text form: ``parse(shots.to_text(), shots.fps) == shots``."""
+        """The text form: `parse(shots.to_text(), shots.fps) == shots`."""
         first = [f"global: {self.global_caption}"] if self.global_caption else []
         lines = first + [f"[{shot.asked}] {shot.caption}" for shot in self.shots]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """The JSON form: ``parse(shots.to_json(), shots.fps) == shots``."""
+        """The JSON form: `parse(shots.to_json(), shots.fps) == shots`."""
         shots = ",\n".join(f"    {_shot_json(shot)}" for shot in self.shots)
         first = f'  "global": {_quoted(self.global_caption)},\n' if self.global_caption else ""
         return f'{{\n{first}  "shots": [\n{shots}\n  ]\n}}\n'
@@ -173,7 +173,7 @@ class ShotList:
 
     @property
     def latent_starts(self) -> tuple[int, ...]:
-        """First latent frame of each shot, ascending from 0: `VideoLayout`'s ``shots``."""
+        """First latent frame of each shot, ascending from 0: `VideoLayout`'s `shots`."""
         return (0, *accumulate(self.latent_counts[:-1]))
 
     @property

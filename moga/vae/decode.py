@@ -1,8 +1,8 @@
 """Exact streamed decode of a causal video VAE: one latent in, frames out a few at a time.
 
-A causal VAE such as Wan's already decodes in small chunks: its ``decode`` calls its ``decoder``
+A causal VAE such as Wan's already decodes in small chunks: its `decode` calls its `decoder`
 once per latent frame or two, carrying a cache of past features, and only then joins the results.
-The joining is what costs memory. Here the model's own ``decode`` runs as it is, while each call of
+The joining is what costs memory. Here the model's own `decode` runs as it is, while each call of
 the decoder passes its frames to a sink and hands back none. So nothing about the chunk schedule or
 the cache is repeated here, and the frames are those of the one-shot decode, bit for bit.
 
@@ -40,22 +40,22 @@ def stream_decode(
     tiling: Tiling | None = None,
     first_frame: int = 0,
 ) -> int:
-    """Decode ``latent`` through ``vae``, passing frames to ``sink`` as soon as they exist.
+    """Decode `latent` through `vae`, passing frames to `sink` as soon as they exist.
 
-    ``vae`` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): ``vae.decode(latent)`` makes every
-    frame by calling ``vae.decoder``, whose result is a ``(b, c, t, h, w)`` tensor or a list of such
-    tensors. ``latent`` is ``(b, c, t, h, w)``, on the device and in the dtype the VAE computes in.
-    ``patch_size`` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels. With ``tiling``
+    `vae` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): `vae.decode(latent)` makes every
+    frame by calling `vae.decoder`, whose result is a `(b, c, t, h, w)` tensor or a list of such
+    tensors. `latent` is `(b, c, t, h, w)`, on the device and in the dtype the VAE computes in.
+    `patch_size` is 2 for Wan 2.2, whose decoder packs 2x2 pixels into channels. With `tiling`
     each chunk is decoded in overlapping tiles: less memory, and no longer the exact frames.
-    ``first_frame`` is the number that messages give to the first frame, where others went before.
+    `first_frame` is the number that messages give to the first frame, where others went before.
 
-    ``sink`` gets ``(b, c, t, h, w)`` chunks in order of time. Nobody else holds a chunk: the sink
+    `sink` gets `(b, c, t, h, w)` chunks in order of time. Nobody else holds a chunk: the sink
     may change it in place, and once it lets go of it the memory is free. Whatever the sink raises
-    ends the decode, and ``vae`` is as it was before.
+    ends the decode, and `vae` is as it was before.
 
     Returns the number of frames. Raises NotFiniteError for frames with values that aren't numbers:
     from a device the sink may have got them by then, but none after them. Raises TypeError when the
-    frames don't come from ``vae.decoder``.
+    frames don't come from `vae.decoder`.
     """
     decode_chunk = vae.decoder.forward
     if tiling is not None:
@@ -107,7 +107,7 @@ class _FrameWatch:
         self._arrived: torch.cuda.Event | None = None
 
     def add(self, chunk: Tensor) -> None:
-        """Take ``chunk``, (b, c, t, h, w), as it came from the decoder: nothing is clamped yet."""
+        """Take `chunk`, (b, c, t, h, w), as it came from the decoder: nothing is clamped yet."""
         # The largest magnitude of each frame, which NaN and infinity make NaN or infinite.
         largest = torch.linalg.vector_norm(chunk, inf, dim=(0, 1, 3, 4))
         arrived = None
@@ -147,7 +147,7 @@ def broken_frames(latent: Tensor) -> list[int]:
 def check_latent(latent: Tensor, name: str = "samples") -> None:
     """Refuse a latent, (b, c, t, h, w), with values that aren't numbers, by its first such frame.
 
-    ``name`` is what the caller calls it. Raises NotFiniteError.
+    `name` is what the caller calls it. Raises NotFiniteError.
     """
     if broken := broken_frames(latent):
         raise NotFiniteError(
@@ -158,7 +158,7 @@ def check_latent(latent: Tensor, name: str = "samples") -> None:
 
 
 def unpatchify(frames: Tensor, patch_size: int) -> Tensor:
-    """Spread channels that hold ``patch_size`` squared pixels, column by column, over the frame."""
+    """Spread channels that hold `patch_size` squared pixels, column by column, over the frame."""
     if patch_size == 1:
         return frames
     return rearrange(
@@ -176,7 +176,7 @@ def to_uint8(frames: Tensor) -> Tensor:
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Call ``forward`` in place of ``module.forward``; afterwards leave no trace of it."""
+    """Call `forward` in place of `module.forward`; afterwards leave no trace of it."""
     previous = vars(module).get("forward")
     module.forward = forward
     try:

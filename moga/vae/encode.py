@@ -1,7 +1,7 @@
 """Exact streamed encode of a causal video VAE: frames in a few at a time, one latent out.
 
-The model's own ``encode`` runs as it is, on a stand-in for the video that has its shape and no
-memory. Whenever it calls its ``encoder`` on a part of the stand-in, so many real frames are taken
+The model's own `encode` runs as it is, on a stand-in for the video that has its shape and no
+memory. Whenever it calls its `encoder` on a part of the stand-in, so many real frames are taken
 from their source and encoded in its place. So nothing about the chunk schedule or the cache of past
 features is repeated here, and the latent is that of the one-shot encode, bit for bit.
 
@@ -23,15 +23,15 @@ from .decode import drop_cache, forward_replaced
 def stream_encode(
     vae: nn.Module, chunks: Iterable[Tensor], frames: int, *, patch_size: int = 1
 ) -> Tensor:
-    """Encode ``frames`` frames that come as ``chunks``, without ever holding them all.
+    """Encode `frames` frames that come as `chunks`, without ever holding them all.
 
-    ``vae`` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): ``vae.encode(video)`` passes the
-    video to ``vae.encoder`` part by part, in order. ``chunks`` are ``(b, c, t, h, w)`` with any
+    `vae` is a Wan 2.1 or Wan 2.2 VAE (or one built like them): `vae.encode(video)` passes the
+    video to `vae.encoder` part by part, in order. `chunks` are `(b, c, t, h, w)` with any
     number of frames each, on the device and in the dtype and range the VAE computes in; they are
-    taken as they are needed. ``patch_size`` is 2 for Wan 2.2, which packs 2x2 pixels into channels.
+    taken as they are needed. `patch_size` is 2 for Wan 2.2, which packs 2x2 pixels into channels.
 
-    Returns ``(b, c, t, h, w)`` as ``vae.encode`` does. Of ``frames`` other than 4n + 1, the VAE
-    leaves out the last ones. Raises ValueError when ``chunks`` end too soon.
+    Returns `(b, c, t, h, w)` as `vae.encode` does. Of `frames` other than 4n + 1, the VAE
+    leaves out the last ones. Raises ValueError when `chunks` end too soon.
     """
     source = FrameSource(chunks)
     encode_part = vae.encoder.forward
@@ -64,7 +64,7 @@ class FrameSource:
         return self._rest.shape[:sizes] if sizes > 0 else self._rest.shape[sizes:]
 
     def take(self, count: int) -> Tensor:
-        """The next ``count`` frames, (b, c, count, h, w)."""
+        """The next `count` frames, (b, c, count, h, w)."""
         parts, left = [], count
         while left:
             if self._rest is None or not self._rest.shape[2]:
@@ -78,7 +78,7 @@ class FrameSource:
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:
-    """Pack ``patch_size`` squared pixels, column by column, into channels."""
+    """Pack `patch_size` squared pixels, column by column, into channels."""
     if patch_size == 1:
         return frames
     return rearrange(

@@ -41,7 +41,7 @@ class Tiling:
 
 
 class TiledDecoder:
-    """Stands in for a causal decoder's ``forward`` during one decode, and decodes by tiles."""
+    """Stands in for a causal decoder's `forward` during one decode, and decodes by tiles."""
 
     def __init__(self, decode_chunk: Callable[..., Any], tiling: Tiling) -> None:
         self._decode_chunk = decode_chunk
@@ -51,7 +51,7 @@ class TiledDecoder:
     def __call__(
         self, x: Tensor, *, feat_cache: list | None = None, **options: Any
     ) -> Tensor | list[Tensor]:
-        """Frames of the latent chunk ``x`` blended from all tiles, in the form the decoder gives.
+        """Frames of the latent chunk `x` blended from all tiles, in the form the decoder gives.
 
         That is (b, c, t, h, w), or a list with one such tensor.
         """

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Audio:
-    """``samples`` are float32 (channels, samples) in [-1, 1], ``rate`` of them a second."""
+    """`samples` are float32 (channels, samples) in [-1, 1], `rate` of them a second."""
 
     samples: np.ndarray
     rate: int
@@ -32,7 +32,7 @@ class Audio:
             raise ValueError("audio has values that aren't numbers (NaN or infinite).")
 
     def cut(self, start: Fraction, seconds: Fraction) -> Audio | None:
-        """What sounds in ``seconds`` from ``start`` on; None when the sound is over by then."""
+        """What sounds in `seconds` from `start` on; None when the sound is over by then."""
         first, end = round(start * self.rate), round((start + seconds) * self.rate)
         samples = self.samples[:, first:end]
         return Audio(samples, self.rate) if samples.size else None

@@ -24,16 +24,16 @@ PATIENCE = 0.1  # seconds between two looks at whether to go on waiting
 
 
 class Pipeline:
-    """Runs ``write`` in a thread of its own, on the frames that ``put`` is given, in order.
+    """Runs `write` in a thread of its own, on the frames that `put` is given, in order.
 
         with VideoWriter(...) as video, Pipeline(video.write, stop=video.kill) as pipeline:
             pipeline.put(frames)
 
-    Leaving the block waits until all is written and ``finish``, called after the last ``write``, is
-    done. Leaving it with an exception calls ``stop``, which has to end a ``write`` or ``finish``
-    that waits, and drops what is on its way. ``check`` is called while ``put`` or the end wait;
-    what it raises ends the waiting. What ``write`` or ``finish`` raises is raised by the next
-    ``put``, or at the end.
+    Leaving the block waits until all is written and `finish`, called after the last `write`, is
+    done. Leaving it with an exception calls `stop`, which has to end a `write` or `finish`
+    that waits, and drops what is on its way. `check` is called while `put` or the end wait;
+    what it raises ends the waiting. What `write` or `finish` raises is raised by the next
+    `put`, or at the end.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Pipeline:
         return self
 
     def put(self, frames: Tensor) -> None:
-        """Hand on ``frames``, (T, H, W, C) in [0, 1] on any device, once there is a slot for them.
+        """Hand on `frames`, (T, H, W, C) in [0, 1] on any device, once there is a slot for them.
 
         They may be changed or freed as soon as this returns.
         """
@@ -122,7 +122,7 @@ class Pipeline:
 
 
 def new_slot(device: torch.device) -> HostSlot | CudaSlot:
-    """A slot for frames that are made on ``device``."""
+    """A slot for frames that are made on `device`."""
     return CudaSlot(device) if device.type == "cuda" else HostSlot()
 
 
@@ -170,7 +170,7 @@ class CudaSlot:
 
 
 def room(buffer: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """``buffer``, or a larger one of its kind, and the part of it that has ``shape``."""
+    """`buffer`, or a larger one of its kind, and the part of it that has `shape`."""
     if buffer.numel() < shape.numel():
         buffer = torch.empty(shape.numel(), dtype=buffer.dtype, pin_memory=buffer.is_pinned())
     return buffer, buffer[: shape.numel()].view(shape)
@@ -180,7 +180,7 @@ _STREAMS: dict[torch.device, torch.cuda.Stream] = {}
 
 
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream for copies from ``device``, made once: the copies keep their order."""
+    """The one stream for copies from `device`, made once: the copies keep their order."""
     if device not in _STREAMS:
         _STREAMS[device] = torch.cuda.Stream(device)
     return _STREAMS[device]

@@ -18,7 +18,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska's two out
 
 
 def flaw(path: Path, encoder: Encoder, frames: int, sound: bool) -> str | None:
-    """Why ``path`` isn't a whole video of ``frames`` frames, in a few words; None when it is.
+    """Why `path` isn't a whole video of `frames` frames, in a few words; None when it is.
 
     path: what `encoder` makes, a file or a folder of pictures. sound: whether there is any.
     """
@@ -42,7 +42,7 @@ def _folder_flaw(folder: Path, frames: int, sound: bool) -> str | None:
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
-    """The end of a file; less than ``count`` bytes when it hasn't got them."""
+    """The end of a file; less than `count` bytes when it hasn't got them."""
     if not path.exists():
         return b""
     with open(path, "rb") as file:

@@ -36,5 +36,5 @@ def find_ffmpeg() -> str:
 
 
 def hidden_window() -> dict[str, Any]:
-    """Arguments of ``subprocess`` that keep Windows from opening a console for ffmpeg."""
+    """Arguments of `subprocess` that keep Windows from opening a console for ffmpeg."""
     return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}

@@ -1,6 +1,6 @@
 """The video formats: which of ffmpeg's encoders, in which container, with which options.
 
-``FORMATS`` is the one list of them; drop-downs, errors and documentation are made from it.
+`FORMATS` is the one list of them; drop-downs, errors and documentation are made from it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FLAC = ("-c:a", "flac", "-frame_size:a", "4608")
 class Encoder:
     """How frames become a file: one of ffmpeg's encoders in one of its containers.
 
-    ``options`` and ``audio_options`` are ffmpeg's own output options. Width and height must be
-    multiples of ``size_multiple``, which the pixel format needs. ``bytes_per_pixel`` is about what
-    a pixel of ordinary footage takes in the file. Without an ``extension`` the file is a folder of
+    `options` and `audio_options` are ffmpeg's own output options. Width and height must be
+    multiples of `size_multiple`, which the pixel format needs. `bytes_per_pixel` is about what
+    a pixel of ordinary footage takes in the file. Without an `extension` the file is a folder of
     pictures.
     """
 
@@ -53,23 +53,23 @@ class Encoder:
 
 
 def h264(crf: int = 18) -> Encoder:
-    """H.264 in an mp4 that every browser plays. ``crf`` is 0 to 51: lower is better and larger."""
+    """H.264 in an mp4 that every browser plays. `crf` is 0 to 51: lower is better and larger."""
     return _mp4("h264", crf, "libx264", "-crf", str(crf))
 
 
 def h265(crf: int = 18) -> Encoder:
-    """H.265 in an mp4 tagged as Apple's players want it; ``crf`` as for H.264."""
+    """H.265 in an mp4 tagged as Apple's players want it; `crf` as for H.264."""
     quiet = ("-x265-params", "log-level=error", "-tag:v", "hvc1")
     return _mp4("h265", crf, "libx265", "-crf", str(crf), *quiet)
 
 
 def av1(crf: int = 18) -> Encoder:
-    """AV1 by SVT-AV1 in an mp4. ``crf`` is on the scale of H.264, stretched to SVT's 0 to 63."""
+    """AV1 by SVT-AV1 in an mp4. `crf` is on the scale of H.264, stretched to SVT's 0 to 63."""
     return _mp4("av1", crf, "libsvtav1", "-crf", str(round(crf * 63 / 51)), "-preset", "6")
 
 
 def nvenc(codec: str, crf: int = 18) -> Encoder:
-    """The encoder of an NVIDIA card, for ``codec`` h264, hevc or av1; see `trial`."""
+    """The encoder of an NVIDIA card, for `codec` h264, hevc or av1; see `trial`."""
     tag = ("-tag:v", "hvc1") if codec == "hevc" else ()
     rate = ("-preset", "p5", "-rc", "vbr", "-cq", str(crf), "-b:v", "0")
     return _mp4(f"{codec}_nvenc", crf, f"{codec}_nvenc", *rate, *tag)

@@ -14,7 +14,7 @@ from .writer import VideoWriter
 
 
 def chapters_of(shots: ShotList, videos: int = 1) -> tuple[Chapter, ...]:
-    """A chapter for each shot, titled with its caption, for ``videos`` that follow one another."""
+    """A chapter for each shot, titled with its caption, for `videos` that follow one another."""
     parts = zip(shots.shots, shots.frame_starts, shots.frame_counts, strict=True)
     return tuple(
         Chapter(video * shots.frames + start, frames, shot.caption)
@@ -23,14 +23,14 @@ def chapters_of(shots: ShotList, videos: int = 1) -> tuple[Chapter, ...]:
 
 
 def seconds(frames: int, rate: Fraction) -> Fraction:
-    """How long ``frames`` last."""
+    """How long `frames` last."""
     return Fraction(frames) / rate
 
 
 class ShotFiles:
     """Takes the frames of a whole video and writes each chapter to a file of its own.
 
-    ``open_file`` gives the writer of a chapter, by its number from 1. A shot's encoder ends with
+    `open_file` gives the writer of a chapter, by its number from 1. A shot's encoder ends with
     the shot; all files get their final names when the block is left, or none does.
     """
 
@@ -47,7 +47,7 @@ class ShotFiles:
         return self
 
     def write(self, frames: np.ndarray) -> None:
-        """Append ``frames``, uint8 (T, H, W, 3)."""
+        """Append `frames`, uint8 (T, H, W, 3)."""
         while len(frames):
             if not self._left:
                 number, chapter = next(self._chapters)

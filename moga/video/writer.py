@@ -50,10 +50,10 @@ class VideoWriter:
             video.write(frames)  # uint8 (T, H, W, 3), as often as needed
 
     Leaving the block completes the file. Leaving it with an exception of any kind ends ffmpeg and
-    removes what was written. The temporary name is ``out.partial.mp4``; while that file exists
-    nobody else can write ``out.mp4`` through this class.
+    removes what was written. The temporary name is `out.partial.mp4`; while that file exists
+    nobody else can write `out.mp4` through this class.
 
-    ``tags`` and ``chapters`` become the file's metadata and ``audio`` its sound. An encoder that
+    `tags` and `chapters` become the file's metadata and `audio` its sound. An encoder that
     makes a folder of pictures puts the tags beside them, each in a JSON file that its key names.
 
     Raises ValueError for a size, rate, frame or tag that doesn't fit, FileExistsError when the file
@@ -116,7 +116,7 @@ class VideoWriter:
         return self
 
     def write(self, frames: np.ndarray) -> None:
-        """Append ``frames``, uint8 (T, H, W, 3) in RGB. Waits while ffmpeg is busy."""
+        """Append `frames`, uint8 (T, H, W, 3) in RGB. Waits while ffmpeg is busy."""
         frames = np.ascontiguousarray(frames)
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.height, self.width, 3):
             raise ValueError(
@@ -147,7 +147,7 @@ class VideoWriter:
         self._finished = True
 
     def kill(self) -> None:
-        """End ffmpeg at once; a ``write`` that waits for it in another thread fails."""
+        """End ffmpeg at once; a `write` that waits for it in another thread fails."""
         self._process.kill()
 
     def __exit__(
@@ -265,7 +265,7 @@ class VideoWriter:
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
-    """``fps`` as the exact rate that is meant: 23.976, for one, is short for 24000/1001."""
+    """`fps` as the exact rate that is meant: 23.976, for one, is short for 24000/1001."""
     if not 0 < fps <= 1000:
         raise ValueError(f"fps is {fps}; choose a rate above 0 and up to 1000, such as 16.")
     whole = round(fps)

@@ -1,6 +1,6 @@
 """Shots in conditioning: made by the schedule node, checked and evened out before sampling.
 
-Letters: B batch, K text tokens, C text width.
+Letters: B batch, X text tokens, C text width.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from .progress import tell
 def kept_latent(
     path: Path, latent: Tensor, metadata: Mapping[str, str], keep: bool
 ) -> Iterator[None]:
-    """Save ``latent`` as core's Save Latent does, and remove it when the block succeeds.
+    """Save `latent` as core's Save Latent does, and remove it when the block succeeds.
 
-    With ``keep`` it stays. What ends the block otherwise is raised again with the place of the
+    With `keep` it stays. What ends the block otherwise is raised again with the place of the
     latent and the way on from there. An interrupt has no words, so the node shows them.
     """
     save_latent(path, latent, metadata)

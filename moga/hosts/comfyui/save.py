@@ -39,9 +39,9 @@ _MAKE_ROOM = "free some space and queue again. What was sampled is still in Comf
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video is saved. ``tags`` are its metadata; ``shots`` become chapters.
+    """How a video is saved. `tags` are its metadata; `shots` become chapters.
 
-    With ``file_per_shot`` each of them is also saved by itself. ``prefix`` has no fields left but
+    With `file_per_shot` each of them is also saved by itself. `prefix` has no fields left but
     dates and those that ComfyUI fills in.
     """
 
@@ -59,7 +59,7 @@ class VideoSettings:
 class SavedVideo:
     """Where a video went: the file (or folder of pictures), those of its shots, a picture of it.
 
-    ``latent`` is its latent's file, if that was kept; ``line`` says it all in words.
+    `latent` is its latent's file, if that was kept; `line` says it all in words.
     """
 
     path: Path
@@ -230,7 +230,7 @@ class Still:
 def workflow_tags(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
     """What ComfyUI's own nodes save with a file, by which it can be dropped on the canvas.
 
-    ``extra`` comes with the prompt, keys and all: what isn't the workflow goes into one tag, so
+    `extra` comes with the prompt, keys and all: what isn't the workflow goes into one tag, so
     that no key of a stranger becomes the name of anything. Empty when ComfyUI was started with
     --disable-metadata.
     """
