@@ -11,9 +11,9 @@ from typing import Any
 
 from .errors import MogaError
 
-VERSION = 1
+VERSION = 2
 BRANCHES = ("routed", "windows", "frames")
-COMBINES = ("mean", "lse")
+COMBINES = ("union", "mean")
 MAX_GROUPS = 256  # group ids are sorted as bytes
 MAX_POSITIONS = 1024  # that Wan's RoPE reaches in each direction, so no latent is longer or wider
 
@@ -30,9 +30,10 @@ class MoGAConfig:
     windows: spatial windows per latent frame, (rows, columns), each up to 1024.
     window_frames: latent frames per temporal group of a window, at most; up to 1024.
     boundary_frames: latent frames of keys and values borrowed from each adjacent shot, up to 1024.
-    gate: multiply the routed branch by the winning probability.
-    combine: "mean" of the branches (the paper), or "lse": one softmax over all neighbourhoods,
-        without the gate, for routers that were fitted rather than trained.
+    gate: let the winning probability weigh what is seen through the group.
+    combine: "union": one softmax over the union of what the branches see, every key once, those
+        seen through the group alone weighed by M times the gate; or "mean" of the branches, the
+        first times the gate (the paper).
     branches: the branches that run, out of "routed", "windows" and "frames".
 
     Raises ConfigError for a value that cannot be used.
@@ -43,7 +44,7 @@ class MoGAConfig:
     window_frames: int = 10
     boundary_frames: int = 2
     gate: bool = True
-    combine: str = "mean"
+    combine: str = "union"
     branches: tuple[str, ...] = BRANCHES
 
     def __post_init__(self) -> None:
@@ -111,6 +112,13 @@ class MoGAConfig:
                 f"the moga metadata has the unknown setting {_show(unknown[0])}; "
                 "it was not written by ComfyUI-MoGA, or its header was edited."
             )
+        if version == 1:  # which knew the mean, and one merge that was given up
+            values.setdefault("combine", "mean")
+            if values["combine"] == "lse":
+                raise ConfigError(
+                    "the moga metadata has combine 'lse', which this ComfyUI-MoGA no longer has; "
+                    "train with 'union' or 'mean', or use ComfyUI-MoGA 0.1."
+                )
         return cls(**values)
 
 

@@ -103,16 +103,17 @@ def windows(layout: VideoLayout, config: MoGAConfig) -> tuple[Window, ...]:
     return tuple(
         Window(frames, key_frames, rows, columns)
         for (frames, key_frames), rows, columns in product(
-            _temporal_groups(layout, config),
+            temporal_runs(layout, config),
             _split(0, layout.height, config.windows[0]),
             _split(0, layout.width, config.windows[1]),
         )
     )
 
 
-def _temporal_groups(
+def temporal_runs(
     layout: VideoLayout, config: MoGAConfig
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Each temporal group as (its frames, the frames of its keys), ranges of latent frames."""
     spans = layout.shot_spans
     for index, (start, stop) in enumerate(spans):
         runs = _split(start, stop, -(-(stop - start) // config.window_frames))

@@ -1,4 +1,4 @@
-"""The MoGA attention layer: routed groups, static windows and frames over the same q, k and v.
+"""The MoGA attention layer: routed groups, windows and frames over the same q, k and v.
 
 `reference` spells the definition out with masks; here the same is computed by permuting tokens so
 that every neighbourhood is one segment of a variable-length attention call. RoPE is applied before,
@@ -9,19 +9,22 @@ Letters: B batch, L visual tokens (t-major, then h, then w), N heads, D head wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from ..config import MoGAConfig
-from ..kernels import AUTO, Assignment, Backend, assign
+from ..kernels import AUTO, BACKENDS, Assignment, Backend, assign
 from ..kernels.branch import BranchOutput
-from ..kernels.merge import merge
+from ..kernels.far import far_in_triton
+from ..kernels.merge import mean_of
 from ..kernels.probe import needs_grad
 from ..layout import VideoLayout
 from ..routing import Routing
-from .packing import Packing, packed, packings, work_of
+from .packing import CELLS, Packing, far_of, packed, packings, work_of
+from .union import Far, Near, union_attention
 from .validation import check_inputs
 
 _LARGE = 1 << 27  # elements of q from which the heads are halved to hold fewer copies at once
@@ -49,18 +52,14 @@ def moga_attention(
     and BackendError when the backend cannot run.
     """
     check_inputs(q, k, v, routing, layout, config)
-    training = needs_grad(q, k, v)
+    training = needs_grad(q, k, v, *([] if routing is None else [routing.gate]))
     backends = layer_backends(q, layout, config, backend, training=training).backends
-    found = packings(routing, layout, config, q.shape[0], q.device)
-    gated = config.gate and config.combine == "mean"
-    gates = {"routed": routing.gate.flatten()} if "routed" in found and gated else {}
-    branches = [(found[name], backends[name], gates.get(name)) for name in config.branches]
+    make = _union if config.combine == "union" else _mean
+    layer, copies = make(routing, layout, config, backends, q.shape[0], q.device)
     heads = q.shape[2]
     if heads_at_once is None:
-        copies = any(packing.queries is not None and not b.indexed for packing, b, _ in branches)
         heads_at_once = -(-heads // 2) if copies and q.numel() >= _LARGE else heads
     tokens = [t.flatten(0, 1) for t in (q, k, v)]
-    layer = partial(_layer, branches=branches, lse=config.combine == "lse")
     if training or heads_at_once >= heads:
         return layer(*tokens).unflatten(0, q.shape[:2])
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device).flatten(0, 1)
@@ -68,6 +67,43 @@ def moga_attention(
         part = slice(first, first + heads_at_once)
         layer(*(t[:, part] for t in tokens), into=out[:, part])
     return out.unflatten(0, q.shape[:2])
+
+
+Layer = Callable[..., Tensor]  # of q, k, v (B * L, N, D), and `into`
+
+
+def _mean(
+    routing: Routing | None,
+    layout: VideoLayout,
+    config: MoGAConfig,
+    backends: dict[str, Backend],
+    batch: int,
+    device: torch.device,
+) -> tuple[Layer, bool]:
+    """The mean of the branches, and whether it copies q, k and v."""
+    found = packings(routing, layout, config, batch, device)
+    gates = {"routed": routing.gate.flatten()} if "routed" in found and config.gate else {}
+    branches = [(found[name], backends[name], gates.get(name)) for name in config.branches]
+    copies = any(packing.queries is not None and not row.indexed for packing, row, _ in branches)
+    return partial(_mean_of_branches, branches=branches), copies
+
+
+def _union(
+    routing: Routing | None,
+    layout: VideoLayout,
+    config: MoGAConfig,
+    backends: dict[str, Backend],
+    batch: int,
+    device: torch.device,
+) -> tuple[Layer, bool]:
+    """One softmax, and that it copies q, k and v."""
+    found = packings(routing, layout, config, batch, device)
+    near = tuple(Near(found[name], backends[name], -1 if name == CELLS else 1) for name in found)
+    if "routed" not in config.branches:
+        return partial(union_attention, gate=None, near=near, far=None), True
+    far = Far(*far_of(routing.group, layout, config))
+    gate = (routing.gate * config.groups).flatten() if config.gate else None
+    return partial(union_attention, gate=gate, near=near, far=far), True
 
 
 def layer_backends(
@@ -99,26 +135,31 @@ def _chosen(
 ) -> Assignment:
     like = torch.empty(1, 1, 1, width, dtype=dtype, device=device)
     work = work_of(layout, config, batch, device)
-    return assign(backend, like, work, training=training, lse=config.combine == "lse")
+    if config.combine == "mean":
+        return assign(backend, like, work, training=training)
+    # The backward pass is of the union's own, whatever runs forwards.
+    used, why = assign(backend, like, work, lse=True)
+    if "routed" in config.branches:
+        used["routed"] = BACKENDS["triton" if far_in_triton(like) else "sdpa"]
+    return Assignment(used, why)
 
 
-def _layer(
+def _mean_of_branches(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     *,
     branches: list[tuple[Packing, Backend, Tensor | None]],
-    lse: bool,
     into: Tensor | None = None,
 ) -> Tensor:
     """All branches of q, k, v (B * L, N, D), each with its gate (B * L,), merged."""
     outputs = []
     for packing, backend, gate in branches:
         if backend.indexed is not None:
-            out = backend.indexed(q, k, v, packing.queries, packing.keys, packing.segments, lse)
+            out = backend.indexed(q, k, v, packing.queries, packing.keys, packing.segments, False)
             outputs.append(BranchOutput(*out, gate=gate))
             continue
         pairs = ((q, packing.queries), (k, packing.keys), (v, packing.keys))
-        out = backend.run(*(packed(t, index) for t, index in pairs), packing.segments, lse)
+        out = backend.run(*(packed(t, index) for t, index in pairs), packing.segments, False)
         outputs.append(BranchOutput(*out, place=packing.place, gate=gate))
-    return merge(outputs, weighted=lse, into=into)
+    return mean_of(outputs, into)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..config import MoGAConfig
 from ..kernels import Segments, Work
+from ..kernels.far import FarKeys
 from ..kernels.probe import needs_grad, triton_there
-from ..kernels.segments import runs
-from ..layout import VideoLayout, Window, windows
+from ..kernels.segments import runs as runs_of
+from ..layout import VideoLayout, Window, temporal_runs, windows
 from ..routing import Routing
 
 
@@ -34,6 +35,17 @@ class Packing:
     segments: Segments
 
 
+CELLS = "cells"  # what a window and a frame have in common, under one softmax
+
+
+def parts_of(config: MoGAConfig) -> tuple[str, ...]:
+    """The parts of a layer that are segments: its branches, or of one softmax what is near."""
+    if config.combine == "mean":
+        return config.branches
+    near = tuple(branch for branch in config.branches if branch != "routed")
+    return (*near, CELLS) if len(near) == 2 else near
+
+
 def packings(
     routing: Routing | None,
     layout: VideoLayout,
@@ -41,28 +53,28 @@ def packings(
     batch: int,
     device: torch.device,
 ) -> dict[str, Packing]:
-    """The packing of every branch of config, by the branch's name."""
+    """The packing of every part of the layer, by its name."""
     return {
         branch: by_group(routing.group, config.groups)
         if branch == "routed"
         else _static(branch, layout, config, batch, device)
-        for branch in config.branches
+        for branch in parts_of(config)
     }
 
 
 def work_of(
     layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
 ) -> dict[str, Work]:
-    """What every branch of config asks of attention, by the branch's name."""
+    """What every part of the layer asks of attention, by its name."""
     work = {}
-    for branch in config.branches:
+    for branch in parts_of(config):
         if branch == "routed":
             work[branch] = Work(layout.tokens / config.groups, None, gathered=True)
             continue
         packing = _static(branch, layout, config, batch, device)
         lengths = packing.segments.lengths
         mean = sum(q for q, _ in lengths) / len(lengths)
-        work[branch] = Work(mean, len(list(runs(lengths))), packing.queries is not None)
+        work[branch] = Work(mean, len(list(runs_of(lengths))), packing.queries is not None)
     return work
 
 
@@ -94,7 +106,8 @@ def by_group(group: Tensor, groups: int) -> Packing:
 def _static(
     branch: str, layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
 ) -> Packing:
-    return (_windowed if branch == "windows" else _framewise)(layout, config, batch, device)
+    make = {"windows": _windowed, "frames": _framewise, CELLS: _cells}
+    return make[branch](layout, config, batch, device)
 
 
 def _windowed(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device) -> Packing:
@@ -119,6 +132,87 @@ def _framewise(
     """Latent frames: tokens already lie in that order."""
     lengths = ((layout.frame_tokens,) * 2,) * (layout.frames * batch)
     return Packing(None, None, None, Segments.from_lengths(lengths, device))
+
+
+def _cells(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device) -> Packing:
+    """The tokens of one spatial window in one frame."""
+    window = _window_of(layout, config)
+    order = window.argsort(stable=True)
+    sizes = window.bincount().tolist()
+    frames = torch.arange(layout.frames)[:, None] * layout.frame_tokens
+    # Cells of one size side by side: a backend can then run them as one batched call.
+    number = sorted(range(len(sizes)), key=lambda w: sizes[w])
+    pieces = order.split(sizes)
+    index = torch.cat([(frames + pieces[w]).flatten() for w in number])
+    index = _of_batch(index.expand(batch, -1), layout.tokens).to(device)
+    lengths = tuple((sizes[w],) * 2 for w in number for _ in range(layout.frames)) * batch
+    index32 = index.int()
+    return Packing(index32, index32, _inverse(index), Segments.from_lengths(lengths, device))
+
+
+def _window_of(layout: VideoLayout, config: MoGAConfig) -> Tensor:
+    """The spatial window of each token of a frame, (H * W,) int64."""
+    spatial = dict.fromkeys((window.rows, window.columns) for window in windows(layout, config))
+    number = torch.empty(layout.height, layout.width, dtype=torch.int64)
+    for one, (rows, columns) in enumerate(spatial):
+        number[slice(*rows), slice(*columns)] = one
+    return number.flatten()
+
+
+# --- what a group shows besides ------------------------------------------------------------------
+
+
+def far_of(
+    group: Tensor, layout: VideoLayout, config: MoGAConfig
+) -> tuple[Tensor, Tensor, FarKeys]:
+    """Of group (B, L): the order by group and time (B * L,), its inverse, and what is far in it."""
+    batch, tokens = group.shape
+    ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
+    probes, in_frame = _far_static(layout, config, batch, group.device)
+    frame = order // layout.frame_tokens
+    sample = torch.arange(batch, device=group.device)[:, None]
+    # Sorted as it stands: by sample, group, and the frame of each token.
+    code = ((sample * config.groups + ids) * layout.frames + frame).flatten()
+    bounds = torch.searchsorted(code, probes, out_int32=True)
+    cu = torch.nn.functional.pad(bounds[0], (0, 1), value=batch * tokens)
+    index = _of_batch(order, tokens)
+    window = None
+    if in_frame is not None:
+        window = in_frame.index_select(0, (order % layout.frame_tokens).flatten())
+    of_frame = frame.flatten().int() if "frames" in config.branches else None
+    return index, _inverse(index), FarKeys(cu, *bounds[1:].unbind(), of_frame, window)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept: a training step may use it later
+def _far_static(
+    layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """What is searched for in the sorted codes, (5, R), and the window of a frame's tokens.
+
+    A segment is one temporal run of a group. Without windows a run is a frame, without frames
+    either it is the whole video, with nothing near.
+    """
+    whole = layout.frames
+    if "windows" in config.branches:
+        runs = list(temporal_runs(layout, config))
+        window = _window_of(layout, config).int().to(device)
+    elif "frames" in config.branches:
+        runs, window = [((t, t + 1),) * 2 for t in range(whole)], None
+    else:
+        runs, window = [((0, whole), (0, 0))], None
+    base = torch.arange(batch * config.groups)[:, None] * whole
+    rows = [
+        base + torch.tensor(values)
+        for values in (
+            [first for (first, _), _ in runs],
+            [0] * len(runs),
+            [first for _, (first, _) in runs],
+            [last for _, (_, last) in runs],
+            [whole] * len(runs),
+        )
+    ]
+    return torch.stack([row.flatten() for row in rows]).to(device), window
 
 
 def _of_batch(index: Tensor, tokens: int) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ..config import MoGAConfig
@@ -35,19 +34,24 @@ def moga_attention_reference(
     everyone = torch.arange(layout.tokens, device=q.device)
     precise = torch.promote_types(q.dtype, torch.float32)
     scores = torch.einsum("bqnd,bknd->bnqk", q.to(precise), k.to(precise)) / math.sqrt(q.shape[-1])
-    outs, lses = [], []
-    for branch in config.branches:
-        seen = visible(branch, everyone, routing, layout, config)[:, None]
-        masked = scores.masked_fill(~seen, -math.inf)
-        out = torch.einsum("bnqk,bknd->bqnd", masked.softmax(dim=-1), v.to(precise))
-        if branch == "routed" and config.gate and config.combine == "mean":
-            out = out * routing.gate.to(precise)[..., None, None]
-        outs.append(out)
-        lses.append(rearrange(masked.logsumexp(dim=-1), "b n q -> b q n 1"))
-    if config.combine == "mean":
-        return torch.stack(outs).mean(dim=0).to(q.dtype)
-    shares = torch.stack(lses).softmax(dim=0)
-    return (torch.stack(outs) * shares).sum(dim=0).to(q.dtype)
+    seen = {name: visible(name, everyone, routing, layout, config) for name in config.branches}
+    if config.combine == "union":
+        near = torch.zeros_like(scores[:1, 0], dtype=torch.bool)
+        for name in ("windows", "frames"):
+            near = near | seen.get(name, near)
+        every = near | seen.get("routed", near)
+        if "routed" in seen and config.gate:
+            weight = (config.groups * routing.gate.to(precise)).log()[:, None, :, None]
+            scores = torch.where(near[:, None], scores, scores + weight)
+        weights = scores.masked_fill(~every[:, None], -math.inf).softmax(dim=-1)
+        return torch.einsum("bnqk,bknd->bqnd", weights, v.to(precise)).to(q.dtype)
+    outs = []
+    for name, mask in seen.items():
+        weights = scores.masked_fill(~mask[:, None], -math.inf).softmax(dim=-1)
+        out = torch.einsum("bnqk,bknd->bqnd", weights, v.to(precise))
+        gated = name == "routed" and config.gate
+        outs.append(out * routing.gate.to(precise)[..., None, None] if gated else out)
+    return torch.stack(outs).mean(dim=0).to(q.dtype)
 
 
 def visible(

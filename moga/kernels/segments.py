@@ -73,19 +73,23 @@ class Segments:
     @cached_property
     def tiles(self) -> Tiles:
         """The queries in tiles, worked out on the device: the host may not know the lengths."""
-        counts = (self.cu_q.diff() + (TILE - 1)).div(TILE, rounding_mode="floor")
-        ends = counts.cumsum(0)
-        most = self.queries // TILE + counts.numel()
-        number = torch.arange(most, device=self.cu_q.device)
-        segment = torch.searchsorted(ends, number, right=True)
-        inside = segment.clamp(max=counts.numel() - 1)
-        first = (number - (ends - counts)[inside]) * TILE
-        segment = segment.where(segment < counts.numel(), -1)
-        return Tiles(segment.int(), first.int())
+        return tiles_of(self.cu_q, self.queries, TILE)
 
     def uniform(self) -> bool:
         """Whether the host knows that all segments have the same queries and the same keys."""
         return self.lengths is not None and len(set(self.lengths)) == 1
+
+
+def tiles_of(cu: Tensor, queries: int, size: int) -> Tiles:
+    """The queries of segments that begin and end at cu (R + 1,), in tiles of `size`; no sync."""
+    counts = (cu.diff() + (size - 1)).div(size, rounding_mode="floor")
+    ends = counts.cumsum(0)
+    number = torch.arange(queries // size + counts.numel(), device=cu.device)
+    segment = torch.searchsorted(ends, number, right=True)
+    inside = segment.clamp(max=counts.numel() - 1)
+    first = (number - (ends - counts)[inside]) * size
+    segment = segment.where(segment < counts.numel(), -1)
+    return Tiles(segment.int(), first.int())
 
 
 @lru_cache(maxsize=8)

@@ -39,8 +39,7 @@ class Backend:
         -> out (Q, N, D), log-sum-exp (Q, N) float32 or None.
     modules, package, minimum: what has to be importable (any one of them), and what to install.
     capability: least and greatest CUDA compute capability (major), None for any device.
-    trains, has_lse, lse_trains: whether it has a backward pass, gives the log-sum-exp, and has one
-        of the log-sum-exp too.
+    trains, has_lse: whether it has a backward pass, and gives the log-sum-exp.
     auto: whether `auto` may take it as the backend of a whole layer.
     indexed: the same of tokens that need no packing, with q_index and k_index after v, see
         `triton_attention.triton_indexed`; None where the kernel cannot.
@@ -57,7 +56,6 @@ class Backend:
     max_width: int | None = None
     trains: bool = True
     has_lse: bool = True
-    lse_trains: bool = False
     auto: bool = True
     indexed: Callable[..., tuple[Tensor, Tensor | None]] | None = None
     refuses: Callable[[Tensor], str | None] = lambda q: None
@@ -91,9 +89,7 @@ class Backend:
         if training and not self.trains:
             return "has no backward pass"
         if lse and not self.has_lse:
-            return "gives no log-sum-exp, which combine='lse' needs"
-        if lse and training and not self.lse_trains:
-            return "has no backward pass of the log-sum-exp, which combine='lse' needs"
+            return "gives no log-sum-exp, which combine='union' needs"
         return self.refuses(q)
 
 
@@ -180,7 +176,6 @@ BACKENDS: dict[str, Backend] = {
             "sdpa",
             "PyTorch's dense attention, batched; cuDNN on Hopper",
             sdpa.batched,
-            lse_trains=True,
         ),
         Backend(
             "triton",

@@ -9,10 +9,24 @@ from torch import Tensor
 from .branch import BranchOutput
 
 _TOKENS = 16  # of one program
+_PARTS = 4  # at most
 
 
-def merge(parts: list[BranchOutput], weighted: bool, into: Tensor | None) -> Tensor:
-    """Up to three parts with outputs (P, N, D) merged into (tokens, N, D), as `merge` does."""
+def merge(parts: list[BranchOutput], into: Tensor | None) -> Tensor:
+    """Up to four parts with outputs (P, N, D) merged into (tokens, N, D), as `mean_of` does."""
+    return _run(parts, into, softmax=False, want_lse=False)[0]
+
+
+def merge_softmax(
+    parts: list[BranchOutput], into: Tensor | None, want_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same as `softmax_of` does."""
+    return _run(parts, into, softmax=True, want_lse=want_lse)
+
+
+def _run(
+    parts: list[BranchOutput], into: Tensor | None, *, softmax: bool, want_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     place = parts[0].place
     tokens = parts[0].out.shape[0] if place is None else place.shape[0]
     heads, width = parts[0].out.shape[1:]
@@ -21,9 +35,9 @@ def merge(parts: list[BranchOutput], weighted: bool, into: Tensor | None) -> Ten
         into = next(own, None)
     if into is None:
         into = parts[0].out.new_empty(tokens, heads, width)
-    padded = [*parts, None, None][:3]
+    lse = parts[0].lse.new_empty(tokens, heads) if want_lse else None
     arguments = []
-    for part in padded:
+    for part in [*parts, None, None, None][:_PARTS]:
         if part is None:
             arguments += [None, None, None, None, 0, 0, 0, 0]
             continue
@@ -33,15 +47,18 @@ def merge(parts: list[BranchOutput], weighted: bool, into: Tensor | None) -> Ten
     _merge[(triton.cdiv(tokens, _TOKENS), heads)](
         into,
         *into.stride()[:2],
+        lse,
         tokens,
+        heads,
         *arguments,
         width,
         PARTS=len(parts),
-        WEIGHTED=weighted,
+        SOFTMAX=softmax,
+        NEGATIVE=next((n for n, part in enumerate(parts) if part.sign < 0), -1),
         D=triton.next_power_of_2(width),
         BT=_TOKENS,
     )
-    return into
+    return into, lse
 
 
 def gather(t: Tensor, index: Tensor) -> Tensor:
@@ -76,81 +93,66 @@ def _gather(OUT, T, INDEX, count, t_token, t_head, heads, width, D: tl.constexpr
 
 @triton.jit
 def _merge(
-    INTO,
-    into_token,
-    into_head,
-    tokens,
-    A,
-    A_LSE,
-    A_PLACE,
-    A_GATE,
-    a_token,
-    a_head,
-    a_lse_token,
-    a_lse_head,
-    B,
-    B_LSE,
-    B_PLACE,
-    B_GATE,
-    b_token,
-    b_head,
-    b_lse_token,
-    b_lse_head,
-    C,
-    C_LSE,
-    C_PLACE,
-    C_GATE,
-    c_token,
-    c_head,
-    c_lse_token,
-    c_lse_head,
-    width,
-    PARTS: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    D: tl.constexpr,
-    BT: tl.constexpr,
-):
+    INTO, into_token, into_head, TOTAL_LSE, tokens, heads,
+    A, A_LSE, A_PLACE, A_GATE, a_token, a_head, a_lse_token, a_lse_head,
+    B, B_LSE, B_PLACE, B_GATE, b_token, b_head, b_lse_token, b_lse_head,
+    C, C_LSE, C_PLACE, C_GATE, c_token, c_head, c_lse_token, c_lse_head,
+    E, E_LSE, E_PLACE, E_GATE, e_token, e_head, e_lse_token, e_lse_head,
+    width, PARTS: tl.constexpr, SOFTMAX: tl.constexpr, NEGATIVE: tl.constexpr,
+    D: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0) * BT + tl.arange(0, BT)
     head = tl.program_id(1).to(tl.int64)
     there = token < tokens
     d = tl.arange(0, D)
     here = there[:, None] & (d < width)[None, :]
     total, top = _part(A, A_LSE, A_PLACE, A_GATE, a_token, a_head, a_lse_token, a_lse_head,
-                       token, head, there, d, here, WEIGHTED)  # fmt: skip
+                       token, head, there, d, here, SOFTMAX)  # fmt: skip
     mass = tl.full([BT], 1.0, tl.float32)
     if PARTS > 1:
         out, lse = _part(B, B_LSE, B_PLACE, B_GATE, b_token, b_head, b_lse_token, b_lse_head,
-                         token, head, there, d, here, WEIGHTED)  # fmt: skip
-        total, mass, top = _add(total, mass, top, out, lse)
+                         token, head, there, d, here, SOFTMAX)  # fmt: skip
+        total, mass, top = _add(total, mass, top, out, lse, NEGATIVE == 1)
     if PARTS > 2:
         out, lse = _part(C, C_LSE, C_PLACE, C_GATE, c_token, c_head, c_lse_token, c_lse_head,
-                         token, head, there, d, here, WEIGHTED)  # fmt: skip
-        total, mass, top = _add(total, mass, top, out, lse)
+                         token, head, there, d, here, SOFTMAX)  # fmt: skip
+        total, mass, top = _add(total, mass, top, out, lse, NEGATIVE == 2)
+    if PARTS > 3:
+        out, lse = _part(E, E_LSE, E_PLACE, E_GATE, e_token, e_head, e_lse_token, e_lse_head,
+                         token, head, there, d, here, SOFTMAX)  # fmt: skip
+        total, mass, top = _add(total, mass, top, out, lse, NEGATIVE == 3)
     to = INTO + token.to(tl.int64)[:, None] * into_token + head * into_head + d[None, :]
     tl.store(to, (total / mass[:, None]).to(INTO.dtype.element_ty), mask=here)
+    if TOTAL_LSE is not None:
+        at = TOTAL_LSE + token.to(tl.int64) * heads + head
+        tl.store(at, top + tl.log(mass), mask=there)
 
 
 @triton.jit
 def _part(
     OUT, LSE, PLACE, GATE, row_stride, head_stride, lse_row, lse_head,
-    token, head, there, d, here, WEIGHTED: tl.constexpr,
+    token, head, there, d, here, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """A part's rows in float32, and the log of their weight: 0 for a mean."""
     row = token if PLACE is None else tl.load(PLACE + token, mask=there, other=0)
     row = row.to(tl.int64)
     rows = OUT + row[:, None] * row_stride + head * head_stride + d[None, :]
     out = tl.load(rows, mask=here, other=0.0).to(tl.float32)
-    if GATE is not None:
-        out *= tl.load(GATE + token, mask=there, other=0.0)[:, None]
-    if WEIGHTED:
+    if SOFTMAX:
         log = tl.load(LSE + row * lse_row + head * lse_head, mask=there, other=0.0)
+        if GATE is not None:
+            log += tl.log(tl.load(GATE + token, mask=there, other=1.0))
     else:
         log = tl.zeros_like(token).to(tl.float32)
+        if GATE is not None:
+            out *= tl.load(GATE + token, mask=there, other=0.0)[:, None]
     return out, log
 
 
 @triton.jit
-def _add(total, mass, top, out, lse):
+def _add(total, mass, top, out, lse, NEGATIVE: tl.constexpr):
     new = tl.maximum(top, lse)
     old_share, share = tl.exp(top - new), tl.exp(lse - new)
+    if NEGATIVE:
+        share = -share
     return total * old_share[:, None] + out * share[:, None], mass * old_share + share, new

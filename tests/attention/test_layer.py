@@ -47,21 +47,30 @@ def by_definition(q, k, v, routing, layout, config):
     boxes = windows(layout, config)
     for b in range(q.shape[0]):
         for i in range(layout.tokens):
-            branches, masses = [], []
-            for branch in config.branches:
-                keys = _keys(branch, b, i, routing, layout, boxes)
-                scores = torch.einsum("nd,knd->nk", q[b, i], k[b, keys]) / math.sqrt(q.shape[-1])
-                result = torch.einsum("nk,knd->nd", scores.softmax(-1), v[b, keys])
-                if branch == "routed" and config.gate and config.combine == "mean":
-                    result = result * routing.gate[b, i]
-                branches.append(result)
-                masses.append(scores.exp().sum(-1))
-            if config.combine == "mean":
-                out[b, i] = sum(branches) / len(branches)
-            else:
-                weighted = [m[:, None] * r for m, r in zip(masses, branches, strict=True)]
-                out[b, i] = sum(weighted) / sum(masses)[:, None]
+            seen = {name: _keys(name, b, i, routing, layout, boxes) for name in config.branches}
+            gate = routing.gate[b, i] if config.gate else None
+            if config.combine == "union":
+                out[b, i] = _one_softmax(q[b, i], k[b], v[b], seen, gate, config.groups)
+                continue
+            branches = []
+            for branch, keys in seen.items():
+                result = _softmax(q[b, i], k[b, keys], v[b, keys])
+                branches.append(result * gate if branch == "routed" and config.gate else result)
+            out[b, i] = sum(branches) / len(branches)
     return out
+
+
+def _softmax(q, k, v, weights=1.0):
+    masses = (torch.einsum("nd,knd->nk", q, k) / math.sqrt(q.shape[-1])).exp() * weights
+    return torch.einsum("nk,knd->nd", masses / masses.sum(-1, keepdim=True), v)
+
+
+def _one_softmax(q, k, v, seen, gate, groups):
+    near = {*seen.get("windows", ()), *seen.get("frames", ())}
+    keys = sorted(near | {*seen.get("routed", ())})
+    far = 1.0 if gate is None else groups * float(gate)
+    weights = torch.tensor([1.0 if key in near else far for key in keys], dtype=q.dtype)
+    return _softmax(q, k[keys], v[keys], weights)
 
 
 def _keys(branch, b, i, routing, layout, boxes):
@@ -125,9 +134,15 @@ def test_batch_samples_do_not_see_each_other(layer):
         torch.testing.assert_close(both[one], alone, rtol=1e-6, atol=1e-6)
 
 
-def test_one_group_without_gate_is_dense_attention():
+@pytest.mark.parametrize(
+    "config",
+    [
+        MoGAConfig(groups=1, gate=False, branches=("routed",), combine="mean"),
+        MoGAConfig(groups=1),  # what is far is all that is not near, at the weight of the rest
+    ],
+)
+def test_one_group_is_dense_attention(config):
     layout = VideoLayout(3, 2, 5)
-    config = MoGAConfig(groups=1, gate=False, branches=("routed",))
     q, k, v = torch.randn(3, 2, layout.tokens, 4, 16)
     routing = Routing.from_scores(torch.randn(2, layout.tokens, 1))
     dense = torch.nn.functional.scaled_dot_product_attention(

@@ -88,7 +88,7 @@ def _check_backend(
     dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
     width = dit.dim // dit.num_heads
     probe = torch.empty(0, dit.num_heads, width, device=model.load_device, dtype=dtype)
-    select(name, probe, lse=routers.config.combine == "lse")
+    select(name, probe, lse=routers.config.combine == "union")
 
 
 def _refuse_reordering(model_options: dict[str, Any]) -> None:

@@ -1,0 +1,160 @@
+"""One softmax over all that a token sees, every key once: `combine="union"`.
+
+Near is what its windows and frames show, far what its group shows besides. Near keys weigh 1, far
+ones M times the gate, so at a gate of 1/M the layer is plain attention over the union. Computed in
+parts, each with its log-sum-exp: windows, plus frames, less the cells that both have, plus far.
+
+The gradient of the result through one part is what flash attention's backward gives when it is
+handed the result and the log-sum-exp of the whole in place of the part's own.
+
+Letters: B batch, L visual tokens, P packed positions, N heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..kernels import Backend
+from ..kernels.backward import add_backward
+from ..kernels.branch import BranchOutput
+from ..kernels.far import FarKeys, far_attention, masked_backward, slices
+from ..kernels.merge import softmax_of
+from ..kernels.probe import needs_grad
+from .packing import Packing, packed
+
+
+@dataclass(frozen=True)
+class Near:
+    """A part of what is near: how it is packed, what runs it, and whether it is taken off."""
+
+    packing: Packing
+    backend: Backend
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Far:
+    """What is far: the order by group (B * L,), its inverse, and the keys of each segment."""
+
+    order: Tensor
+    place: Tensor
+    keys: FarKeys
+
+
+def union_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor | None,
+    near: tuple[Near, ...],
+    far: Far | None,
+    into: Tensor | None = None,
+) -> Tensor:
+    """The layer of q, k, v (B * L, N, D).
+
+    gate: (B * L,) float32 that far keys weigh, M times the router's; None for 1.
+    into: where the result goes when no gradient is wanted.
+    """
+    if needs_grad(q, k, v) or (gate is not None and needs_grad(gate)):
+        return _Union.apply(q, k, v, gate, near, far)
+    return softmax_of(_parts(q, k, v, gate, near, far), into)[0]
+
+
+def _parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor | None,
+    near: tuple[Near, ...],
+    far: Far | None,
+) -> list[BranchOutput]:
+    parts = []
+    for part in near:
+        how, backend = part.packing, part.backend
+        if backend.indexed is not None:
+            out, lse = backend.indexed(q, k, v, how.queries, how.keys, how.segments, True)
+            parts.append(BranchOutput(out, lse, sign=part.sign))
+            continue
+        pairs = ((q, how.queries), (k, how.keys), (v, how.keys))
+        out, lse = backend.run(*(packed(t, index) for t, index in pairs), how.segments, True)
+        parts.append(BranchOutput(out, lse, how.place, sign=part.sign))
+    if far is not None:
+        out, lse = far_attention(*(packed(t, far.order) for t in (q, k, v)), far.keys)
+        parts.append(BranchOutput(out, lse, far.place, gate))
+    return parts
+
+
+class _Union(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, near, far):
+        parts = _parts(q, k, v, gate, near, far)
+        # Not over one of the parts: the far one is needed again.
+        out, lse = softmax_of(parts, torch.empty_like(q), want_lse=True)
+        last = parts[-1] if far is not None else BranchOutput(out[:0], lse[:0])
+        ctx.save_for_backward(q, k, v, gate, out, lse, last.out, last.lse)
+        ctx.near, ctx.far = near, far
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        q, k, v, gate, out, lse, far_out, far_lse = ctx.saved_tensors
+        grad = grad.contiguous()
+        precise = torch.promote_types(q.dtype, torch.float32)
+        delta = (grad.to(precise) * out.to(precise)).sum(dim=-1)
+        grads = [torch.zeros_like(t, dtype=precise) for t in (q, k, v)]
+        for part in ctx.near:
+            how = part.packing
+            add_backward(grads, (q, k, v), grad, out, delta, lse,
+                         (how.queries, how.keys, how.segments), part.sign)  # fmt: skip
+        to_gate = None
+        if (far := ctx.far) is not None:
+            _far_backward(grads, (q, k, v), gate, grad, delta, lse, far)
+            if gate is not None and ctx.needs_input_grad[3]:
+                to_gate = _gate_backward(gate, grad, delta, lse, far, far_out, far_lse)
+        dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (q, k, v), strict=True))
+        return dq, dk, dv, to_gate, None, None
+
+
+def _far_backward(
+    grads: list[Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    gate: Tensor | None,
+    grad: Tensor,
+    delta: Tensor,
+    lse: Tensor,
+    far: Far,
+) -> None:
+    """Add the gradients through what is far; its weights are exp(score + log gate - lse)."""
+    own = lse if gate is None else lse - gate.to(lse.dtype).log()[:, None]
+    q, k, v, grad, delta, own = (t.index_select(0, far.order) for t in (*inputs, grad, delta, own))
+    dq, dk, dv = (torch.zeros_like(t, dtype=g.dtype) for t, g in zip((q, k, v), grads, strict=True))
+    for rows, group, seen in slices(far.keys, q.shape[1]):
+        given = (grad[rows], q[rows], k[group], v[group], delta[rows], own[rows], seen)
+        more = masked_backward(*given)
+        dq[rows] += more[0]
+        dk[group] += more[1]
+        dv[group] += more[2]
+    for total, part in zip(grads, (dq, dk, dv), strict=True):
+        total += part.index_select(0, far.place)
+
+
+def _gate_backward(
+    gate: Tensor,
+    grad: Tensor,
+    delta: Tensor,
+    lse: Tensor,
+    far: Far,
+    far_out: Tensor,
+    far_lse: Tensor,
+) -> Tensor:
+    """(B * L,): share of far * (far's own result - the whole), over the gate."""
+    out, own = (t.index_select(0, far.place) for t in (far_out, far_lse))
+    share = (own + gate.to(own.dtype).log()[:, None] - lse).exp()
+    towards = (grad.to(delta.dtype) * out.to(delta.dtype)).sum(dim=-1) - delta
+    return ((share * towards).sum(dim=-1) / gate).to(gate.dtype)
