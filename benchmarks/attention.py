@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import torch
@@ -31,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from moga import kernels
 from moga.attention import layer_backends, moga_attention
 from moga.attention.layer import _chosen
-from moga.attention.packing import packed, packings
-from moga.config import MoGAConfig
+from moga.attention.packing import CELLS, far_of, packed, packings
+from moga.config import COMBINES, MoGAConfig
 from moga.flops import density
 from moga.kernels import BACKENDS, Segments
 from moga.kernels.branch import BranchOutput
-from moga.kernels.merge import merge
+from moga.kernels.far import far_attention
+from moga.kernels.merge import mean_of, softmax_of
 from moga.layout import VideoLayout
 from moga.routing import Routing
 
@@ -143,6 +144,7 @@ def compare(
                 "shots": len(layout.shots),
                 "heads": heads,
                 "groups": config.groups,
+                "combine": config.combine,
                 "spread": spread,
                 "backend": name,
                 "branches": {branch: backend.name for branch, backend in used.items()},
@@ -178,7 +180,7 @@ def line(row: dict) -> str:
     memory = "" if row["peak_tensors"] is None else f"  peak {row['peak_tensors']:.2f}"
     return (
         f"{row['tokens']:>7} shots {row['shots']} heads {row['heads']:>2} M={row['groups']:<2} "
-        f"{row['spread']:10} {row['backend']:22} {row['ms']:9.2f} ms  efficiency "
+        f"{row['combine']:5} {row['spread']:9} {row['backend']:22} {row['ms']:9.2f} ms  efficiency "
         f"{row['efficiency']:.2f} of {row['efficiency_against']:6} {row['times_stock']:6.2f}x stock"
         f"{memory}  first {row['first_call_ms']:.0f} ms"
     )
@@ -191,21 +193,22 @@ def split(
     q, k, v = inputs(layout, heads, device)
     routing = routing_of(layout, config.groups, device, "even")
     tokens = [t.flatten(0, 1) for t in (q, k, v)]
+    union = config.combine == "union"
 
     def order() -> dict:
         return packings(routing, layout, config, 1, device)
 
     orders = order()
     used = layer_backends(q, layout, config, name).backends
-    times = {"routing order": timed(order, device, 7)}
+    times = {} if union else {"routing order": timed(order, device, 7)}
     parts = []
     for branch, plan in orders.items():
         backend = used[branch]
         indices = (plan.queries, plan.keys, plan.keys)
         if backend.indexed is not None:
-            arguments = (*tokens, plan.queries, plan.keys, plan.segments, False)
+            arguments = (*tokens, plan.queries, plan.keys, plan.segments, union)
             times[branch] = timed(lambda a=arguments, b=backend: b.indexed(*a), device, 7)
-            parts.append(BranchOutput(backend.indexed(*arguments)[0]))
+            parts.append(BranchOutput(*backend.indexed(*arguments)))
             continue
 
         def pack(indices: tuple = indices) -> list[Tensor]:
@@ -213,10 +216,19 @@ def split(
 
         if plan.queries is not None:
             times[f"{branch} gather"] = timed(pack, device, 7)
-        arguments = (*pack(), plan.segments, False)
+        arguments = (*pack(), plan.segments, union)
         times[branch] = timed(lambda a=arguments, b=backend: b.run(*a), device, 7)
-        parts.append(BranchOutput(backend.run(*arguments)[0], place=plan.place))
-    times["merge"] = timed(lambda: merge(parts, weighted=False), device, 7)
+        sign = -1 if branch == CELLS else 1
+        parts.append(BranchOutput(*backend.run(*arguments), place=plan.place, sign=sign))
+    if union:
+        times["routing order"] = timed(lambda: far_of(routing.group, layout, config), device, 7)
+        index, place, keys = far_of(routing.group, layout, config)
+        times["routed gather"] = timed(lambda: [packed(t, index) for t in tokens], device, 7)
+        arguments = (*(packed(t, index) for t in tokens), keys)
+        times["routed"] = timed(lambda: far_attention(*arguments), device, 7)
+        parts.append(BranchOutput(*far_attention(*arguments), place=place))
+    join = softmax_of if union else mean_of
+    times["merge"] = timed(lambda: join(parts), device, 7)
     return times
 
 
@@ -227,12 +239,13 @@ def backward(
     q, k, v = (t.requires_grad_() for t in inputs(layout, heads, device))
     routing = routing_of(layout, config.groups, device, "even")
     rows = []
-    for name in runnable(q, training=True):
+    for name in runnable(q, training=True, lse=config.combine == "union"):
         runs = {
             "dense": lambda n=name: dense(n, q, k, v),
             "moga": lambda n=name: moga_attention(q, k, v, routing, layout, config, backend=n),
         }
-        row = {"tokens": layout.tokens, "heads": heads, "groups": config.groups, "backend": name}
+        row = {"tokens": layout.tokens, "heads": heads, "groups": config.groups}
+        row |= {"combine": config.combine, "backend": name}
         for what, run in runs.items():
 
             def step(run: Callable[[], Tensor] = run) -> None:
@@ -272,12 +285,14 @@ def growth(rows: list[dict]) -> list[dict]:
     series: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["spread"] == "even" and row["shots"] == 1:
-            series.setdefault((row["heads"], row["groups"], row["backend"]), []).append(row)
-    for (heads, groups, backend), points in series.items():
+            series.setdefault(
+                (row["heads"], row["groups"], row["combine"], row["backend"]), []
+            ).append(row)
+    for (heads, groups, combine, backend), points in series.items():
         points.sort(key=lambda row: row["tokens"])
         for a, b in pairwise(points):
             power = math.log(b["ms"] / a["ms"]) / math.log(b["tokens"] / a["tokens"])
-            key = {"heads": heads, "groups": groups, "backend": backend}
+            key = {"heads": heads, "groups": groups, "combine": combine, "backend": backend}
             out.append({**key, "from": a["tokens"], "to": b["tokens"], "power": round(power, 2)})
     return out
 
@@ -289,6 +304,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--heads", type=int, nargs="+")
     parser.add_argument("--groups", type=int, nargs="+")
+    parser.add_argument("--combine", nargs="+", choices=COMBINES, default=COMBINES)
     parser.add_argument("--extras", nargs="*", choices=EXTRAS, default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -312,8 +328,8 @@ def main() -> None:
             asked = ["auto", *([NO_PACKAGE] if "flash3" in dense_ms else []), *dense_ms]
             if device.type != "cuda":
                 asked = ["auto"]
-            for groups in given.groups or CONFIGS:
-                config = CONFIGS[groups]
+            for groups, combine in product(given.groups or CONFIGS, given.combine):
+                config = dataclasses.replace(CONFIGS[groups], combine=combine)
                 few = asked if heads <= 12 and groups != 10 else asked[:2]
                 arguments = (few, device, dense_ms, repeats)
                 result["moga"] += compare(layout, heads, config, *arguments)
@@ -329,17 +345,19 @@ def main() -> None:
                     with hidden(*(("flash3", "flash2") if name == NO_PACKAGE else ())):
                         times = split(layout, heads, config, "auto", device)
                     key = {"tokens": tokens, "heads": heads, "groups": groups, "backend": name}
+                    key["combine"] = combine
                     result["split"].append({**key, "ms": times})
                     parts = ", ".join(f"{what} {ms:.2f}" for what, ms in times.items())
-                    print(f"split {tokens} M={groups} {name}: {parts}", flush=True)
+                    print(f"split {tokens} M={groups} {combine} {name}: {parts}", flush=True)
                 save()
     heads = 2 if given.quick else 12
     for tokens in given.tokens or grids:
         layout = layout_of(grids[tokens], 1)
-        if "backward" in given.extras and tokens < 100_000:
-            for groups in given.groups or CONFIGS:
+        if "backward" in given.extras and tokens < 200_000:
+            for groups, combine in product(given.groups or CONFIGS, given.combine):
                 rows = result["extras"].setdefault("backward", [])
-                rows += backward(layout, heads, CONFIGS[groups], device, 3)
+                config = dataclasses.replace(CONFIGS[groups], combine=combine)
+                rows += backward(layout, heads, config, device, 3)
                 save()
         if "flex" in given.extras and tokens == 75_600 and device.type == "cuda":
             share = density(layout, CONFIGS[20])

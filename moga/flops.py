@@ -47,21 +47,46 @@ class Flops:
 def density(
     layout: VideoLayout, config: MoGAConfig, group_sizes: Sequence[int] | None = None
 ) -> float:
-    """Query-key pairs of all branches of a layer, as a share of dense attention's L * L.
+    """What a query sees, as a share of all keys: query-key pairs over dense attention's L * L.
 
+    Under one softmax a pair counts once, and groups are taken to be spread evenly over what is
+    near; in a mean it counts in every branch that has it.
     group_sizes: tokens in each routed group; equal groups when None. Sparsity is 1 - density,
     the paper's Table 4; its last row (M=16, 81.25 %) is not what its own rule gives (85 %).
     """
     total = layout.tokens**2
-    pairs = 0.0
+    pairs = _pairs(layout, config, group_sizes)
+    if config.combine == "mean":
+        return sum(pairs.values()) / total
+    near = pairs.get("windows", 0) + pairs.get("frames", 0) - pairs.get("cells", 0)
+    return (near + pairs.get("routed", 0) * (1 - near / total)) / total
+
+
+def computed(
+    layout: VideoLayout, config: MoGAConfig, group_sizes: Sequence[int] | None = None
+) -> float:
+    """Query-key pairs that the parts of a layer compute, over L * L: its cost beside dense."""
+    return sum(_pairs(layout, config, group_sizes).values()) / layout.tokens**2
+
+
+def _pairs(
+    layout: VideoLayout, config: MoGAConfig, group_sizes: Sequence[int] | None
+) -> dict[str, float]:
+    """Query-key pairs of each part; under one softmax also those of cells (window and frame)."""
+    pairs: dict[str, float] = {}
     if "routed" in config.branches:
         sizes = group_sizes or [layout.tokens / config.groups] * config.groups
-        pairs += sum(size**2 for size in sizes)
+        pairs["routed"] = sum(size**2 for size in sizes)
     if "windows" in config.branches:
-        pairs += sum(window.queries * window.keys for window in windows(layout, config))
+        boxes = windows(layout, config)
+        pairs["windows"] = sum(window.queries * window.keys for window in boxes)
+        if "frames" in config.branches and config.combine == "union":
+            spatial = {(window.rows, window.columns) for window in boxes}
+            areas = [(r[1] - r[0]) * (c[1] - c[0]) for r, c in spatial]
+            pairs["cells"] = layout.frames * sum(area**2 for area in areas)
     if "frames" in config.branches:
-        pairs += layout.frames * layout.frame_tokens**2
-    return pairs / total
+        pairs["frames"] = layout.frames * layout.frame_tokens**2
+    return pairs
 
 
 def layer_flops(layout: VideoLayout, config: MoGAConfig | None, shape: ModelShape) -> Flops:
@@ -73,7 +98,7 @@ def layer_flops(layout: VideoLayout, config: MoGAConfig | None, shape: ModelShap
     if config is None:
         return Flops(attention, linear)
     router = 2 * tokens * width * config.groups if "routed" in config.branches else 0
-    return Flops(attention * density(layout, config), linear, router)
+    return Flops(attention * computed(layout, config), linear, router)
 
 
 def model_flops(

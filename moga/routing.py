@@ -19,8 +19,8 @@ _CHUNK = 32_768  # tokens whose float32 copy exists at once
 class Routing:
     """Where the router sent every token.
 
-    probabilities: (B, L, M) float32, softmax of the scores; only `balance_loss` reads them, so
-        None does for a layer.
+    probabilities: (B, L, M) float32 (float64 of such scores), softmax of the scores; only
+        `balance_loss` reads them, so None does for a layer.
     group: (B, L) int64, the winning group.
     gate: (B, L) float32, the winning probability.
     groups: M; taken from probabilities where it isn't given.
@@ -40,7 +40,8 @@ class Routing:
     @classmethod
     def from_scores(cls, scores: Tensor) -> Routing:
         """Hard top-1 routing of scores (B, L, M); the lowest group wins a tie."""
-        probabilities = scores.float().softmax(dim=-1)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        probabilities = scores.to(precise).softmax(dim=-1)
         group = scores.argmax(dim=-1)
         gate = probabilities.gather(-1, group.unsqueeze(-1)).squeeze(-1)
         return cls(probabilities, group, gate)

@@ -27,7 +27,7 @@ configs = st.builds(
 def test_defaults_are_the_papers():
     config = MoGAConfig()
     assert (config.groups, config.windows, config.window_frames) == (5, (2, 2), 10)
-    assert (config.boundary_frames, config.gate, config.combine) == (2, True, "mean")
+    assert (config.boundary_frames, config.gate, config.combine) == (2, True, "union")
     assert config.branches == ("routed", "windows", "frames")
 
 
@@ -62,7 +62,7 @@ def test_branches_have_one_order():
         ),
         ({"boundary_frames": 1e300}, "boundary_frames is 1e+300"),
         ({"gate": "yes"}, "gate is 'yes'; give true or false."),
-        ({"combine": "sum"}, "combine is 'sum'; choose one of mean, lse."),
+        ({"combine": "sum"}, "combine is 'sum'; choose one of union, mean."),
         ({"branches": ()}, "branches is ()"),
         ({"branches": ("routed", "routed")}, "name each branch once"),
         ({"branches": ("routed", "global")}, "branches names 'global'"),
@@ -83,19 +83,21 @@ def test_refused_values_name_field_value_and_fix(values, words):
     [
         ("{", "is not JSON"),
         ("[1]", "must be a JSON object"),
-        ("{}", "version None; expected 1"),
-        ('{"version": 2}', "version 2 and this ComfyUI-MoGA reads up to 1; update ComfyUI-MoGA."),
+        ("{}", "version None; expected 2"),
+        ('{"version": 3}', "version 3 and this ComfyUI-MoGA reads up to 2; update ComfyUI-MoGA."),
         ('{"version": true}', "version True"),
         ('{"version": 1, "heads": 3}', "unknown setting 'heads'"),
         ('{"version": 1, "groups": "5"}', "groups is '5'"),
         ('{"version": 1.0}', "version 1.0"),
+        ('{"version": 1, "combine": "lse"}', "combine 'lse', which this ComfyUI-MoGA no longer"),
+        ('{"version": 2, "combine": "lse"}', "combine is 'lse'; choose one of union, mean."),
         ('{"version": NaN}', "version nan"),
         ('{"version": 1, "windows": [1000000000, 1000000000]}', "windows is 1000000000"),
         ('{"version": 1, "windows": null}', "windows is None"),
         ("[" * 100_000, "is not JSON"),
         ('{"version": ' + "9" * 5000 + "}", "is not JSON"),
         ('{"version": ' + "9" * 4000 + "}", "update ComfyUI-MoGA"),
-        ('{"version": 1, "combine": "' + "x" * 9000 + '"}', "choose one of mean, lse."),
+        ('{"version": 1, "combine": "' + "x" * 9000 + '"}', "choose one of union, mean."),
     ],
 )
 def test_refused_metadata(text, words):
@@ -106,7 +108,7 @@ def test_refused_metadata(text, words):
 
 
 def test_json_is_versioned():
-    assert json.loads(MoGAConfig().to_json())["version"] == 1
+    assert json.loads(MoGAConfig().to_json())["version"] == 2
 
 
 values = st.recursive(
@@ -145,3 +147,9 @@ def test_windows_take_work_by_the_grid_and_not_by_the_settings(config, grid, cut
         sys.settrace(before)
     assert len(found) <= shape.tokens
     assert lines <= 100 + 40 * shape.tokens
+
+
+def test_a_file_of_version_1_is_what_it_says_or_what_it_could_only_be():
+    assert MoGAConfig.from_json('{"version": 1}').combine == "mean"
+    assert MoGAConfig.from_json('{"version": 1, "combine": "mean"}').combine == "mean"
+    assert MoGAConfig.from_json('{"version": 2}').combine == "union"

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..kernels import Backend
-from ..kernels.backward import add_backward
+from ..kernels.backward import packed_backward
 from ..kernels.branch import BranchOutput
-from ..kernels.far import FarKeys, far_attention, masked_backward, slices
+from ..kernels.far import FarKeys, far_attention, far_backward
 from ..kernels.merge import softmax_of
 from ..kernels.probe import needs_grad
 from .packing import Packing, packed
@@ -106,55 +106,50 @@ class _Union(torch.autograd.Function):
         q, k, v, gate, out, lse, far_out, far_lse = ctx.saved_tensors
         grad = grad.contiguous()
         precise = torch.promote_types(q.dtype, torch.float32)
-        delta = (grad.to(precise) * out.to(precise)).sum(dim=-1)
-        grads = [torch.zeros_like(t, dtype=precise) for t in (q, k, v)]
+        grads = tuple(torch.zeros_like(t, dtype=precise) for t in (q, k, v))
         for part in ctx.near:
-            how = part.packing
-            add_backward(grads, (q, k, v), grad, out, delta, lse,
-                         (how.queries, how.keys, how.segments), part.sign)  # fmt: skip
-        to_gate = None
-        if (far := ctx.far) is not None:
-            _far_backward(grads, (q, k, v), gate, grad, delta, lse, far)
+            _add(grads, (grad, q, k, v, out, lse), part.packing, part.sign)
+        far, to_gate = ctx.far, None
+        if far is not None:
+            own = lse if gate is None else lse - gate.to(lse.dtype).log()[:, None]
+            packed_far = (t.index_select(0, far.order) for t in (grad, q, k, v, out, own))
+            for total, more in zip(grads, far_backward(*packed_far, far.keys), strict=True):
+                total += more.index_select(0, far.place)
             if gate is not None and ctx.needs_input_grad[3]:
-                to_gate = _gate_backward(gate, grad, delta, lse, far, far_out, far_lse)
+                to_gate = _gate_backward(gate, grad, out, lse, far, far_out, far_lse)
         dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (q, k, v), strict=True))
         return dq, dk, dv, to_gate, None, None
 
 
-def _far_backward(
-    grads: list[Tensor],
-    inputs: tuple[Tensor, Tensor, Tensor],
-    gate: Tensor | None,
-    grad: Tensor,
-    delta: Tensor,
-    lse: Tensor,
-    far: Far,
-) -> None:
-    """Add the gradients through what is far; its weights are exp(score + log gate - lse)."""
-    own = lse if gate is None else lse - gate.to(lse.dtype).log()[:, None]
-    q, k, v, grad, delta, own = (t.index_select(0, far.order) for t in (*inputs, grad, delta, own))
-    dq, dk, dv = (torch.zeros_like(t, dtype=g.dtype) for t, g in zip((q, k, v), grads, strict=True))
-    for rows, group, seen in slices(far.keys, q.shape[1]):
-        given = (grad[rows], q[rows], k[group], v[group], delta[rows], own[rows], seen)
-        more = masked_backward(*given)
-        dq[rows] += more[0]
-        dk[group] += more[1]
-        dv[group] += more[2]
-    for total, part in zip(grads, (dq, dk, dv), strict=True):
-        total += part.index_select(0, far.place)
+def _add(grads: tuple[Tensor, ...], given: tuple[Tensor, ...], how: Packing, sign: int) -> None:
+    """Add to grads, of q, k and v, what reaches them through one part.
+
+    given: gradient and result of the whole with q, k, v between them, and its log-sum-exp.
+    """
+    of = (how.queries, how.queries, how.keys, how.keys, how.queries, how.queries)
+    found = packed_backward(*map(_at, given, of), how.segments)
+    for total, part, index in zip(grads, found, of[1:4], strict=True):
+        if index is None:
+            total.add_(part, alpha=sign)
+        else:
+            total.index_add_(0, index, part.to(total.dtype), alpha=sign)
+
+
+def _at(t: Tensor, index: Tensor | None) -> Tensor:
+    return t if index is None else t.index_select(0, index)
 
 
 def _gate_backward(
     gate: Tensor,
     grad: Tensor,
-    delta: Tensor,
+    out: Tensor,
     lse: Tensor,
     far: Far,
     far_out: Tensor,
     far_lse: Tensor,
 ) -> Tensor:
     """(B * L,): share of far * (far's own result - the whole), over the gate."""
-    out, own = (t.index_select(0, far.place) for t in (far_out, far_lse))
+    own_out, own = (t.index_select(0, far.place) for t in (far_out, far_lse))
     share = (own + gate.to(own.dtype).log()[:, None] - lse).exp()
-    towards = (grad.to(delta.dtype) * out.to(delta.dtype)).sum(dim=-1) - delta
+    towards = (grad.to(lse.dtype) * (own_out.to(lse.dtype) - out.to(lse.dtype))).sum(dim=-1)
     return ((share * towards).sum(dim=-1) / gate).to(gate.dtype)

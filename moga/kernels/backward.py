@@ -8,57 +8,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .far import masked_backward
+from .dense import dense_backward
+from .probe import HALF
 from .segments import Segments, runs
 
-_SCORES = 1 << 26  # attention scores that exist at once
 
-Packed = tuple[Tensor | None, Tensor | None, Segments]
+def packed_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of packed q (Q, N, D), k and v (P, N, D), as `dense_backward` gives them.
 
-
-def add_backward(
-    grads: list[Tensor],
-    inputs: tuple[Tensor, Tensor, Tensor],
-    grad: Tensor,
-    out: Tensor,
-    delta: Tensor,
-    lse: Tensor,
-    how: Packed,
-    sign: int,
-) -> None:
-    """Add to grads, of q, k and v (tokens, N, D), what reaches them through one part.
-
-    grad, out: (tokens, N, D) of the whole result. delta: (tokens, N), their product summed over D.
-    lse: (tokens, N) of the whole, less the log of what the part's keys weigh.
-    how: token of each packed query and key, None where they lie so, and the segments.
+    grad, out: (Q, N, D). lse: (Q, N).
     """
-    queries, keys, segments = how
-    q, k, v = (_at(t, index) for t, index in zip(inputs, (queries, keys, keys), strict=True))
-    grad, delta, lse = (_at(t, queries) for t in (grad, delta, lse))
-    dq, dk, dv = (torch.zeros_like(t, dtype=g.dtype) for t, g in zip((q, k, v), grads, strict=True))
+    if q.is_cuda and q.dtype in HALF:
+        return _flash(grad, q, k, v, out, lse, segments)
+    grads = [torch.empty_like(t) for t in (q, k, v)]
     for count, lq, lk, q_at, k_at in runs(segments.on_host()):
-        for number in range(count):
-            rows = slice(q_at + number * lq, q_at + (number + 1) * lq)
-            columns = slice(k_at + number * lk, k_at + (number + 1) * lk)
-            _add(dq, dk, dv, grad, q, k, v, delta, lse, rows, columns)
-    for total, part, index in zip(grads, (dq, dk, dv), (queries, keys, keys), strict=True):
-        if index is None:
-            total.add_(part, alpha=sign)
-        else:
-            total.index_add_(0, index, part, alpha=sign)
+        rows, columns = slice(q_at, q_at + count * lq), slice(k_at, k_at + count * lk)
+        queries = (_batched(t[rows], count) for t in (grad, q, out))
+        given, some, whole = queries
+        keys, values = (_batched(t[columns], count) for t in (k, v))
+        log = lse[rows].unflatten(0, (count, lq)).transpose(1, 2)
+        found = dense_backward(given, some, keys, values, whole, log)
+        for total, part, at in zip(grads, found, (rows, columns, columns), strict=True):
+            total[at] = part.transpose(1, 2).flatten(0, 1)
+    return tuple(grads)
 
 
-def _add(dq, dk, dv, grad, q, k, v, delta, lse, rows: slice, columns: slice) -> None:
-    step = max(1, _SCORES // max(1, q.shape[1] * (columns.stop - columns.start)))
-    for first in range(rows.start, rows.stop, step):
-        some = slice(first, min(rows.stop, first + step))
-        more = masked_backward(
-            grad[some], q[some], k[columns], v[columns], delta[some], lse[some], None
-        )
-        dq[some] += more[0]
-        dk[columns] += more[1]
-        dv[columns] += more[2]
+def _flash(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By PyTorch's own flash attention, which takes result and log-sum-exp as they are given."""
+    nothing = torch.zeros(2, dtype=torch.uint64, device=q.device)  # there is no dropout
+    lengths = (segments.cu_q, segments.cu_k, segments.max_q, segments.max_k)
+    return torch.ops.aten._flash_attention_backward(
+        *(grad, q, k, v, out, lse.T.contiguous()), *lengths, 0.0, False, nothing, nothing
+    )
 
 
-def _at(t: Tensor, index: Tensor | None) -> Tensor:
-    return t if index is None else t.index_select(0, index)
+def _batched(t: Tensor, count: int) -> Tensor:
+    return t.unflatten(0, (count, -1)).transpose(1, 2)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .dense import dense_attention, dense_backward
 from .probe import HALF, TRITON_WIDTHS, triton_there
 
-_SCORES = 1 << 26  # attention scores that exist at once
+_MASK = 1 << 26  # elements of a mask that exists at once
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,29 @@ def far_attention(q: Tensor, k: Tensor, v: Tensor, keys: FarKeys) -> tuple[Tenso
         from .triton_far import triton_far
 
         return triton_far(q, k, v, keys)
-    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    lse = q.new_full(q.shape[:2], -math.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-    for rows, group, seen in slices(keys, q.shape[1]):
-        out[rows], lse[rows] = masked_attention(q[rows], k[group], v[group], seen)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    lse = q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
+    for rows, group, bias in slices(keys, q.dtype):
+        part, log = dense_attention(*(_headed(t) for t in (q[rows], k[group], v[group])), bias)
+        out[rows], lse[rows] = part[0].transpose(0, 1), log[0].T
     return out, lse
+
+
+def far_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, keys: FarKeys
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of packed q, k, v (P, N, D) through what is far, as `dense_backward` gives them.
+
+    grad, out: (P, N, D). lse: (P, N).
+    """
+    precise = torch.promote_types(q.dtype, torch.float32)
+    dq, dk, dv = (torch.zeros(t.shape, dtype=precise, device=t.device) for t in (q, k, v))
+    for rows, group, bias in slices(keys, q.dtype):
+        given = (grad[rows], q[rows], k[group], v[group], out[rows])
+        more = dense_backward(*(_headed(t) for t in given), lse[rows].T[None], bias)
+        for total, part, at in zip((dq, dk, dv), more, (rows, group, group), strict=True):
+            total[at] += part[0].transpose(0, 1)
+    return dq, dk, dv
 
 
 def far_in_triton(q: Tensor) -> bool:
@@ -67,56 +86,23 @@ def far_in_triton(q: Tensor) -> bool:
     )
 
 
-def slices(keys: FarKeys, heads: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Some queries of a group, the group's keys, and which of them they see (Q, P) bool."""
-    bounds = (keys.group_start, keys.group_stop, keys.cu[:-1], keys.cu[1:])
-    spans = torch.stack(bounds).T.tolist()  # one small copy from the device
-    lengths = keys.cu.diff().long()
-    low, high = (t.repeat_interleave(lengths) for t in (keys.near_start, keys.near_stop))
-    for start, stop in dict.fromkeys((start, stop) for start, stop, *_ in spans):
-        group = slice(start, stop)
-        position = torch.arange(start, stop, device=keys.cu.device)
-        step = max(1, _SCORES // max(1, heads * (stop - start)))
-        for first in range(start, stop, step):
-            rows = slice(first, min(stop, first + step))
-            inside = (position >= low[rows, None]) & (position < high[rows, None])
-            near = torch.zeros_like(inside)
+def _headed(t: Tensor) -> Tensor:
+    """(P, N, D) as (1, N, P, D)."""
+    return t.transpose(0, 1)[None]
+
+
+def slices(keys: FarKeys, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Queries of a segment, the keys of their group, and minus infinity at those near: (Q, P)."""
+    bounds = (keys.group_start, keys.near_start, keys.near_stop, keys.group_stop)
+    spans = torch.stack([keys.cu[:-1], keys.cu[1:], *bounds]).T.tolist()  # one copy from a device
+    for first, last, start, low, high, stop in spans:
+        # The queries of a segment lie among its near keys: this bounds one mask, not its number.
+        step = max(1, _MASK // max(1, stop - start))
+        for at in range(first, last, step):
+            rows, near = slice(at, min(last, at + step)), slice(low, high)
+            bias = torch.zeros(rows.stop - at, stop - start, dtype=dtype, device=keys.cu.device)
+            among = bias[:, low - start : high - start]
             for of in (keys.frame, keys.window):
                 if of is not None:
-                    near |= of[rows, None] == of[group]
-            yield rows, group, ~(inside & near)
-
-
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of q (Q, N, D) to the keys k, v (P, N, D) that are `seen` (Q, P): out and lse."""
-    precise = torch.promote_types(q.dtype, torch.float32)
-    scores = _scores(q, k, precise).masked_fill_(~seen, -math.inf)
-    lse = scores.logsumexp(dim=-1)
-    weights = scores.sub_(lse.nan_to_num(neginf=0.0)[..., None]).exp_()
-    return torch.einsum("nqk,knd->qnd", weights.to(v.dtype), v), lse.T
-
-
-def masked_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, lse: Tensor, seen: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q (Q, N, D), k and v (P, N, D) through attention to the keys that are `seen`.
-
-    grad: of the result (Q, N, D). delta: (Q, N) its product with the result, summed over D.
-    lse: (Q, N), by which the weights are normalised: exp(score - lse). In float32 or better.
-    """
-    precise = torch.promote_types(q.dtype, torch.float32)
-    weights = _scores(q, k, precise)
-    if seen is not None:
-        weights.masked_fill_(~seen, -math.inf)
-    weights = weights.sub_(lse.T[..., None]).exp_()
-    grad, keys, values = grad.to(precise), k.to(precise), v.to(precise)
-    dv = torch.einsum("nqk,qnd->knd", weights, grad)
-    dscores = torch.einsum("qnd,knd->nqk", grad, values).sub_(delta.T[..., None]).mul_(weights)
-    dscores *= 1 / math.sqrt(q.shape[-1])
-    dq = torch.einsum("nqk,knd->qnd", dscores, keys)
-    return dq, torch.einsum("nqk,qnd->knd", dscores, q.to(precise)), dv
-
-
-def _scores(q: Tensor, k: Tensor, precise: torch.dtype) -> Tensor:
-    """(N, Q, P)."""
-    return torch.einsum("qnd,knd->nqk", q.to(precise) / math.sqrt(q.shape[-1]), k.to(precise))
+                    among.masked_fill_(of[rows, None] == of[near], -math.inf)
+            yield rows, slice(start, stop), bias

@@ -8,19 +8,17 @@ Letters: Q packed queries, P packed keys, R segments, N heads, D head width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .cudnn import cudnn
+from .dense import dense_attention
 from .probe import TRITON_WIDTHS, cudnn_fits, needs_grad, triton_there
 from .segments import Segments, runs
 
 _UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_SCORES = 1 << 26  # attention scores that the plain log-sum-exp path holds at once
 
 
 def batched(
@@ -32,9 +30,9 @@ def batched(
         from . import rounded
 
         return rounded.cudnn_rounded(q, k, v, segments, lse)
-    dense = _dense
+    dense = _sdpa
     if lse:
-        dense = cudnn if kernel else _dense_with_lse
+        dense = cudnn if kernel else dense_attention
     elif q.is_cuda and segments.lengths is None:
         # cuDNN plans each length it has not met for tens of milliseconds; group sizes never repeat.
         dense = sdpa_kernel(_UNPLANNED)(dense)
@@ -55,20 +53,6 @@ def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
     """q, k, v (R, N, length, D)."""
     return F.scaled_dot_product_attention(q, k, v), None
-
-
-def _dense_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax attention and its log-sum-exp, both differentiable, a slice of queries at a time."""
-    scale = 1 / math.sqrt(q.shape[-1])
-    precise = torch.promote_types(q.dtype, torch.float32)
-    step = max(1, _SCORES // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
-    outs, lses = [], []
-    for part in q.split(step, dim=2):
-        scores = (part.to(precise) @ k.to(precise).transpose(-1, -2)) * scale
-        log = scores.logsumexp(dim=-1)
-        outs.append((scores - log.unsqueeze(-1)).exp().to(v.dtype) @ v)
-        lses.append(log)
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)

@@ -74,7 +74,7 @@ class MoGA(Section):
     window_frames: Count = 10
     boundary_frames: Annotated[int, Field(ge=0)] = 2
     gate: bool = True
-    combine: Literal["mean", "lse"] = "mean"
+    combine: Literal["union", "mean"] = "union"
     branches: tuple[Literal["routed", "windows", "frames"], ...] = BRANCHES
 
     def config(self, stage: Stage) -> MoGAConfig:

@@ -35,7 +35,7 @@ def test_every_setting_of_the_config_reaches_the_layer(scene):
             {"windows": (1, 1)},
             {"window_frames": 2},
             {"gate": False},
-            {"combine": "lse"},
+            {"combine": "mean"},
             {"branches": ("windows", "frames")},
         )
     ]

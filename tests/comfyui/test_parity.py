@@ -149,7 +149,7 @@ def test_moga_and_shots(pair, kind):
 
 
 @pytest.mark.parametrize("config", [
-    {"combine": "lse"},
+    {"combine": "mean"},
     {"groups": 3, "gate": False},
     {"windows": (1, 2), "window_frames": 2, "boundary_frames": 1},
     {"branches": ("windows", "frames")},

@@ -71,7 +71,7 @@ def test_text_alone_leaves_one_shot_as_it_is(tiny):
 
 
 @pytest.mark.parametrize("values", [
-    {"groups": 2}, {"windows": (1, 1)}, {"window_frames": 2}, {"gate": False}, {"combine": "lse"},
+    {"groups": 2}, {"windows": (1, 1)}, {"window_frames": 2}, {"gate": False}, {"combine": "mean"},
     {"branches": ("windows", "frames")},
 ])  # fmt: skip
 def test_every_setting_reaches_the_layer(tiny, values):

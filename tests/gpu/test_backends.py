@@ -11,7 +11,7 @@ from moga.attention import moga_attention, moga_attention_reference  # noqa: E40
 from moga.config import MoGAConfig  # noqa: E402
 from moga.kernels import AUTO, BACKENDS, Segments  # noqa: E402
 from moga.kernels.branch import BranchOutput  # noqa: E402
-from moga.kernels.merge import merge  # noqa: E402
+from moga.kernels.merge import mean_of, softmax_of  # noqa: E402
 from moga.layout import VideoLayout  # noqa: E402
 from moga.routing import Routing  # noqa: E402
 
@@ -39,12 +39,12 @@ def error(found, expected):
     return ((found.float() - expected.float()).norm() / expected.float().norm()).item()
 
 
-@pytest.mark.parametrize("combine", ["mean", "lse"])
+@pytest.mark.parametrize("combine", ["union", "mean"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("name", NAMES)
 def test_the_layer_equals_the_reference(name, dtype, combine):
     arguments, config = layer(dtype, combine=combine)
-    usable(name, arguments[0], lse=combine == "lse")
+    usable(name, arguments[0], lse=combine == "union")
     found = moga_attention(*arguments, config, backend=name)
     expected = moga_attention_reference(*(t.float() for t in arguments[:3]), *arguments[3:], config)
     assert found.dtype == dtype
@@ -100,12 +100,12 @@ def test_no_synchronisation_inside_a_layer(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("combine", ["mean", "lse"])
+@pytest.mark.parametrize("combine", ["union", "mean"])
 @pytest.mark.parametrize("name", [AUTO, "flash2", "torch", "sdpa"])
 def test_gradients_equal_the_reference(name, combine):
     arguments, config = layer(torch.bfloat16, combine=combine)
     q, k, v, routing, layout = arguments
-    usable(name, q, training=True, lse=combine == "lse")
+    usable(name, q, training=combine == "mean", lse=combine == "union")
     grads = []
     for attention, dtype in ((moga_attention, q.dtype), (moga_attention_reference, torch.float32)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (q, k, v)]
@@ -131,28 +131,33 @@ def test_heads_of_a_width_that_triton_has_no_kernel_for(name):
     assert error(out, exact) < 2.5e-2
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_merging_in_one_pass_equals_plain_pytorch(count, weighted):
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_merging_in_one_pass_equals_plain_pytorch(count, softmax):
     torch.manual_seed(2)
     tokens, heads, width = 301, 3, 40
     parts = []
     for number in range(count):
+        lse = torch.randn(heads, tokens, device="cuda").T
+        taken_off = softmax and number == 3
         parts.append(
             BranchOutput(
                 torch.randn(tokens, heads, width, device="cuda"),
-                torch.randn(heads, tokens, device="cuda").T * 20 if weighted else None,
+                (lse - 9 if taken_off else lse * 2) if softmax else None,
                 torch.randperm(tokens, device="cuda").int() if number != 1 else None,
-                torch.rand(tokens, device="cuda") if number == 0 else None,
+                torch.rand(tokens, device="cuda") if number == 2 or count == 1 else None,
+                -1 if taken_off else 1,
             )
         )
-    if weighted:
-        parts = [BranchOutput(p.out, p.lse, p.place) for p in parts]
     leaf = dataclasses.replace(parts[0], out=parts[0].out.clone().requires_grad_())
-    plain = merge([leaf, *parts[1:]], weighted=weighted)
+    if softmax:
+        plain, plain_lse = softmax_of([leaf, *parts[1:]], want_lse=True)
+        fast, fast_lse = softmax_of(parts, want_lse=True)  # may overwrite a part
+        torch.testing.assert_close(fast_lse, plain_lse.detach(), rtol=1e-4, atol=1e-4)
+    else:
+        plain, fast = mean_of([leaf, *parts[1:]]), mean_of(parts)
     assert plain.requires_grad
-    fast = merge(parts, weighted=weighted)  # may overwrite a part
-    torch.testing.assert_close(fast, plain.detach())
+    torch.testing.assert_close(fast, plain.detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [AUTO, "sdpa", "triton"])

@@ -14,7 +14,8 @@ from moga.attention.packing import by_group
 from moga.config import MoGAConfig
 from moga.kernels import BACKENDS, Backend, Segments, Work, assign, choose, select
 from moga.kernels.branch import BranchOutput
-from moga.kernels.merge import merge
+from moga.kernels.dense import dense_attention
+from moga.kernels.merge import mean_of, softmax_of
 from moga.kernels.segments import TILE
 from moga.layout import VideoLayout
 from moga.routing import Routing
@@ -40,13 +41,6 @@ def test_sdpa_gives_output_and_log_sum_exp_of_empty_and_uneven_segments():
         torch.testing.assert_close(out[one], expected)
         torch.testing.assert_close(lse[one], scores.logsumexp(-1).T)
         at += size
-
-
-def test_the_gradient_of_the_log_sum_exp_is_kept():
-    q, k, v, segments = packed((4, 3))
-    q.requires_grad_()
-    _, lse = BACKENDS["sdpa"].run(q, k, v, segments, True)
-    assert torch.autograd.grad(lse.sum(), q)[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("groups", [1, 5, 256])
@@ -89,26 +83,45 @@ def test_cudnn_meets_few_lengths_however_groups_fall():
     assert len(within_two_octaves) <= 2 * 32 + 2
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_merging_undoes_the_order_and_gates_one_branch(weighted):
+def test_a_mean_undoes_the_order_and_gates_one_branch():
     torch.manual_seed(0)
     order = torch.randperm(6)
     first, second = torch.randn(2, 6, 2, 4)
-    lse = torch.randn(2, 6, 2) if weighted else (None, None)
-    gate = None if weighted else torch.rand(6)
-    parts = [
-        BranchOutput(first[order], lse[0][order] if weighted else None, order.argsort(), gate),
-        BranchOutput(second, lse[1]),
-    ]
-    share = torch.stack(tuple(lse)).softmax(0)[..., None] if weighted else (gate[:, None, None], 1)
-    expected = first * share[0] + second * share[1]
+    gate = torch.rand(6)
     into = torch.empty(6, 3, 4)[:, :2]
-    found = merge(parts, weighted=weighted, into=into)
+    found = mean_of(
+        [BranchOutput(first[order], place=order.argsort(), gate=gate), BranchOutput(second)], into
+    )
     assert found is into
-    torch.testing.assert_close(into, expected if weighted else expected / 2)
+    torch.testing.assert_close(into, (first * gate[:, None, None] + second) / 2)
 
 
-@pytest.mark.parametrize("combine", ["mean", "lse"])
+def test_one_softmax_of_parts_is_attention_over_all_their_keys():
+    """Keys 0 to 5 and 4 to 9, less 4 and 5, which both have; 10 to 11 weighed by a gate."""
+    torch.manual_seed(0)
+    order = torch.randperm(5)
+    q, k, v = torch.randn(5, 2, 4), torch.randn(12, 2, 4), torch.randn(12, 2, 4)
+    gate = torch.rand(5) * 3
+    gate[2] = 0
+
+    def part(keys, sign=1, gate=None):
+        bias = torch.full((5, 12), -torch.inf)
+        bias[:, keys] = 0
+        out, lse = dense_attention(*(t.transpose(0, 1)[None] for t in (q[order], k, v)), bias)
+        return BranchOutput(out[0].transpose(0, 1), lse[0].T, order.argsort(), gate, sign)
+
+    spans = (slice(0, 6), slice(4, 10), slice(10, 12), slice(4, 6))
+    parts = [part(spans[0]), part(spans[1]), part(spans[2], gate=gate), part(spans[3], -1)]
+    into = torch.empty(5, 3, 4)[:, :2]
+    found, lse = softmax_of(parts, into, want_lse=True)
+    assert found is into
+    scores = torch.einsum("qnd,knd->nqk", q, k) / 2
+    scores[:, :, 10:] += gate.log()[:, None]
+    torch.testing.assert_close(into, torch.einsum("nqk,knd->qnd", scores.softmax(-1), v))
+    torch.testing.assert_close(lse, scores.logsumexp(-1).T)
+
+
+@pytest.mark.parametrize("combine", ["union", "mean"])
 def test_heads_in_portions_change_nothing(combine):
     torch.manual_seed(0)
     layout, config = VideoLayout(5, 4, 3, (0, 2)), MoGAConfig(3, combine=combine)
