@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moga import kernels
 from moga.attention import layer_backends, moga_attention
+from moga.attention.far import far_of
 from moga.attention.layer import _chosen
-from moga.attention.packing import CELLS, far_of, packed, packings
+from moga.attention.packing import CELLS, packed, packings
 from moga.config import COMBINES, MoGAConfig
 from moga.flops import density
 from moga.kernels import BACKENDS, Segments

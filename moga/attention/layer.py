@@ -23,7 +23,8 @@ from ..kernels.merge import mean_of
 from ..kernels.probe import needs_grad
 from ..layout import VideoLayout
 from ..routing import Routing
-from .packing import CELLS, Packing, far_of, packed, packings, work_of
+from .far import far_in_segments, far_of
+from .packing import CELLS, Packing, packed, packings, work_of
 from .union import Far, Near, union_attention
 from .validation import check_inputs
 
@@ -101,7 +102,8 @@ def _union(
     near = tuple(Near(found[name], backends[name], -1 if name == CELLS else 1) for name in found)
     if "routed" not in config.branches:
         return partial(union_attention, gate=None, near=near, far=None), True
-    far = Far(*far_of(routing.group, layout, config))
+    segments = partial(far_in_segments, routing.group, layout, config)
+    far = Far(*far_of(routing.group, layout, config), segments)
     gate = (routing.gate * config.groups).flatten() if config.gate else None
     return partial(union_attention, gate=gate, near=near, far=far), True
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..config import MoGAConfig
 from ..kernels import Segments, Work
-from ..kernels.far import FarKeys
 from ..kernels.probe import needs_grad, triton_there
 from ..kernels.segments import runs as runs_of
-from ..layout import VideoLayout, Window, temporal_runs, windows
+from ..layout import VideoLayout, Window, windows
 from ..routing import Routing
 
 
@@ -94,8 +93,8 @@ def by_group(group: Tensor, groups: int) -> Packing:
     """One segment per group of each sample, of group (B, L)."""
     # Sorting bytes is several times faster than sorting int64.
     ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
-    index = _of_batch(order, group.shape[1])
-    return Packing(index, index, _inverse(index), Segments.from_sorted(ids, groups))
+    index = of_batch(order, group.shape[1])
+    return Packing(index, index, inverse(index), Segments.from_sorted(ids, groups))
 
 
 # --- what depends on the layout alone, built once ------------------------------------------------
@@ -115,15 +114,15 @@ def _windowed(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch
     # Windows of one shape side by side: a backend can then run them as one batched call.
     boxes = sorted(windows(layout, config), key=lambda w: (w.queries, w.keys))
     queries, keys = (
-        torch.cat([_box(layout, window, side) for window in boxes])
+        torch.cat([box(layout, window, side) for window in boxes])
         for side in ("frames", "key_frames")
     )
     queries, keys = (
-        _of_batch(index.expand(batch, -1), layout.tokens).to(device) for index in (queries, keys)
+        of_batch(index.expand(batch, -1), layout.tokens).to(device) for index in (queries, keys)
     )
     lengths = tuple((window.queries, window.keys) for window in boxes) * batch
     segments = Segments.from_lengths(lengths, device)
-    return Packing(queries.int(), keys.int(), _inverse(queries), segments)
+    return Packing(queries.int(), keys.int(), inverse(queries), segments)
 
 
 def _framewise(
@@ -136,7 +135,7 @@ def _framewise(
 
 def _cells(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device) -> Packing:
     """The tokens of one spatial window in one frame."""
-    window = _window_of(layout, config)
+    window = window_of(layout, config)
     order = window.argsort(stable=True)
     sizes = window.bincount().tolist()
     frames = torch.arange(layout.frames)[:, None] * layout.frame_tokens
@@ -144,13 +143,13 @@ def _cells(layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.de
     number = sorted(range(len(sizes)), key=lambda w: sizes[w])
     pieces = order.split(sizes)
     index = torch.cat([(frames + pieces[w]).flatten() for w in number])
-    index = _of_batch(index.expand(batch, -1), layout.tokens).to(device)
+    index = of_batch(index.expand(batch, -1), layout.tokens).to(device)
     lengths = tuple((sizes[w],) * 2 for w in number for _ in range(layout.frames)) * batch
     index32 = index.int()
-    return Packing(index32, index32, _inverse(index), Segments.from_lengths(lengths, device))
+    return Packing(index32, index32, inverse(index), Segments.from_lengths(lengths, device))
 
 
-def _window_of(layout: VideoLayout, config: MoGAConfig) -> Tensor:
+def window_of(layout: VideoLayout, config: MoGAConfig) -> Tensor:
     """The spatial window of each token of a frame, (H * W,) int64."""
     spatial = dict.fromkeys((window.rows, window.columns) for window in windows(layout, config))
     number = torch.empty(layout.height, layout.width, dtype=torch.int64)
@@ -159,63 +158,7 @@ def _window_of(layout: VideoLayout, config: MoGAConfig) -> Tensor:
     return number.flatten()
 
 
-# --- what a group shows besides ------------------------------------------------------------------
-
-
-def far_of(
-    group: Tensor, layout: VideoLayout, config: MoGAConfig
-) -> tuple[Tensor, Tensor, FarKeys]:
-    """Of group (B, L): the order by group and time (B * L,), its inverse, and what is far in it."""
-    batch, tokens = group.shape
-    ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
-    probes, in_frame = _far_static(layout, config, batch, group.device)
-    frame = order // layout.frame_tokens
-    sample = torch.arange(batch, device=group.device)[:, None]
-    # Sorted as it stands: by sample, group, and the frame of each token.
-    code = ((sample * config.groups + ids) * layout.frames + frame).flatten()
-    bounds = torch.searchsorted(code, probes, out_int32=True)
-    cu = torch.nn.functional.pad(bounds[0], (0, 1), value=batch * tokens)
-    index = _of_batch(order, tokens)
-    window = None
-    if in_frame is not None:
-        window = in_frame.index_select(0, (order % layout.frame_tokens).flatten())
-    of_frame = frame.flatten().int() if "frames" in config.branches else None
-    return index, _inverse(index), FarKeys(cu, *bounds[1:].unbind(), of_frame, window)
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # kept: a training step may use it later
-def _far_static(
-    layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """What is searched for in the sorted codes, (5, R), and the window of a frame's tokens.
-
-    A segment is one temporal run of a group. Without windows a run is a frame, without frames
-    either it is the whole video, with nothing near.
-    """
-    whole = layout.frames
-    if "windows" in config.branches:
-        runs = list(temporal_runs(layout, config))
-        window = _window_of(layout, config).int().to(device)
-    elif "frames" in config.branches:
-        runs, window = [((t, t + 1),) * 2 for t in range(whole)], None
-    else:
-        runs, window = [((0, whole), (0, 0))], None
-    base = torch.arange(batch * config.groups)[:, None] * whole
-    rows = [
-        base + torch.tensor(values)
-        for values in (
-            [first for (first, _), _ in runs],
-            [0] * len(runs),
-            [first for _, (first, _) in runs],
-            [last for _, (_, last) in runs],
-            [whole] * len(runs),
-        )
-    ]
-    return torch.stack([row.flatten() for row in rows]).to(device), window
-
-
-def _of_batch(index: Tensor, tokens: int) -> Tensor:
+def of_batch(index: Tensor, tokens: int) -> Tensor:
     """Index (B, P) into each sample's tokens as one into all samples', (B * P,)."""
     if index.shape[0] == 1:
         return index[0]
@@ -223,13 +166,13 @@ def _of_batch(index: Tensor, tokens: int) -> Tensor:
     return (index + offset).flatten()
 
 
-def _inverse(order: Tensor) -> Tensor:
+def inverse(order: Tensor) -> Tensor:
     """Where each token is packed, (B * L,) int32, of the token at each packed position."""
     places = torch.arange(order.shape[0], device=order.device, dtype=torch.int32)
     return torch.empty_like(places).scatter_(0, order, places)
 
 
-def _box(layout: VideoLayout, window: Window, side: str) -> Tensor:
+def box(layout: VideoLayout, window: Window, side: str) -> Tensor:
     """Indices of the window's tokens, in token order: `side` is "frames" or "key_frames"."""
     ranges = (getattr(window, side), window.rows, window.columns)
     t, h, w = (torch.arange(*span) for span in ranges)

@@ -12,6 +12,7 @@ Letters: B batch, L visual tokens, P packed positions, N heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..kernels import Backend
-from ..kernels.backward import packed_backward
+from ..kernels.backward import packed_backward, takes_flash
 from ..kernels.branch import BranchOutput
 from ..kernels.far import FarKeys, far_attention, far_backward
 from ..kernels.merge import softmax_of
@@ -39,11 +40,15 @@ class Near:
 
 @dataclass(frozen=True)
 class Far:
-    """What is far: the order by group (B * L,), its inverse, and the keys of each segment."""
+    """What is far: the order by group (B * L,), its inverse, and the keys of each segment.
+
+    in_segments: the same for kernels that know no mask, as segments with signs.
+    """
 
     order: Tensor
     place: Tensor
     keys: FarKeys
+    in_segments: Callable[[], list[tuple[Packing, int]]]
 
 
 def union_attention(
@@ -112,9 +117,13 @@ class _Union(torch.autograd.Function):
         far, to_gate = ctx.far, None
         if far is not None:
             own = lse if gate is None else lse - gate.to(lse.dtype).log()[:, None]
-            packed_far = (t.index_select(0, far.order) for t in (grad, q, k, v, out, own))
-            for total, more in zip(grads, far_backward(*packed_far, far.keys), strict=True):
-                total += more.index_select(0, far.place)
+            if takes_flash(q):
+                for how, sign in far.in_segments():
+                    _add(grads, (grad, q, k, v, out, own), how, sign)
+            else:
+                given = (t.index_select(0, far.order) for t in (grad, q, k, v, out, own))
+                for total, more in zip(grads, far_backward(*given, far.keys), strict=True):
+                    total += more.index_select(0, far.place)
             if gate is not None and ctx.needs_input_grad[3]:
                 to_gate = _gate_backward(gate, grad, out, lse, far, far_out, far_lse)
         dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (q, k, v), strict=True))

@@ -20,7 +20,7 @@ def packed_backward(
 
     grad, out: (Q, N, D). lse: (Q, N).
     """
-    if q.is_cuda and q.dtype in HALF:
+    if takes_flash(q):
         return _flash(grad, q, k, v, out, lse, segments)
     grads = [torch.empty_like(t) for t in (q, k, v)]
     for count, lq, lk, q_at, k_at in runs(segments.on_host()):
@@ -33,6 +33,11 @@ def packed_backward(
         for total, part, at in zip(grads, found, (rows, columns, columns), strict=True):
             total[at] = part.transpose(1, 2).flatten(0, 1)
     return tuple(grads)
+
+
+def takes_flash(q: Tensor) -> bool:
+    """Whether PyTorch's flash attention has a backward pass for tensors like q."""
+    return q.is_cuda and q.dtype in HALF and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
 
 
 def _flash(

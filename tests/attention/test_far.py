@@ -1,0 +1,70 @@
+"""What is far, by ranges with a mask and as segments with signs, is the same."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moga.attention import visible
+from moga.attention.far import far_in_segments, far_of
+from moga.config import MoGAConfig
+from moga.kernels.far import slices
+from moga.layout import VideoLayout
+from moga.routing import Routing
+
+
+@st.composite
+def cases(draw):
+    frames = draw(st.integers(1, 9))
+    cuts = draw(st.sets(st.integers(1, frames - 1), max_size=3)) if frames > 1 else set()
+    layout = VideoLayout(
+        frames, draw(st.integers(1, 4)), draw(st.integers(1, 5)), (0, *sorted(cuts))
+    )
+    config = MoGAConfig(
+        draw(st.sampled_from([1, 2, 5, 20])),
+        draw(st.sampled_from([(1, 1), (2, 2), (1, 3)])),
+        draw(st.sampled_from([1, 2, 10])),
+        draw(st.integers(0, 2)),
+        branches=("routed", *draw(st.sets(st.sampled_from(["windows", "frames"])))),
+    )
+    make = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    return layout, config, torch.randint(config.groups, (2, layout.tokens), generator=make)
+
+
+def by_definition(layout, config, group):
+    """(2 * L, 2 * L): which tokens of both samples see which."""
+    routing = Routing(None, group, torch.ones(group.shape), config.groups)
+    everyone = torch.arange(layout.tokens)
+    far = visible("routed", everyone, routing, layout, config)
+    for name in config.branches[1:]:
+        far = far & ~visible(name, everyone, routing, layout, config)
+    return torch.block_diag(*far.int())
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_far_is_the_group_less_what_is_near(case):
+    layout, config, group = case
+    index, place, keys = far_of(group, layout, config)
+    assert index[place.long()].tolist() == list(range(2 * layout.tokens))
+    found = torch.zeros(2 * layout.tokens, 2 * layout.tokens, dtype=torch.int32)
+    for rows, columns, bias in slices(keys, torch.float32):
+        found[rows, columns] += (bias == 0).int()
+    seen = torch.zeros_like(found)
+    seen[index[:, None], index] = found
+    assert torch.equal(seen, by_definition(layout, config, group))
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_segments_with_signs_are_the_same(case):
+    layout, config, group = case
+    seen = torch.zeros(2 * layout.tokens, 2 * layout.tokens, dtype=torch.int32)
+    for packing, sign in far_in_segments(group, layout, config):
+        at_q = at_k = 0
+        for queries, keys in packing.segments.on_host():
+            rows = packing.queries[at_q : at_q + queries]
+            seen[rows[:, None], packing.keys[at_k : at_k + keys]] += sign
+            at_q, at_k = at_q + queries, at_k + keys
+            assert queries <= packing.segments.max_q and keys <= packing.segments.max_k
+        assert (at_q, at_k) == (len(packing.queries), len(packing.keys))
+    assert torch.equal(seen, by_definition(layout, config, group))
