@@ -225,7 +225,7 @@ def split(
         times["routing order"] = timed(lambda: far_of(routing.group, layout, config), device, 7)
         index, place, keys = far_of(routing.group, layout, config)
         times["routed gather"] = timed(lambda: [packed(t, index) for t in tokens], device, 7)
-        arguments = (*(packed(t, index) for t in tokens), keys)
+        arguments = (*(packed(t, index) for t in tokens), keys, used["routed"].ranged)
         times["routed"] = timed(lambda: far_attention(*arguments), device, 7)
         parts.append(BranchOutput(*far_attention(*arguments), place=place))
     join = softmax_of if union else mean_of

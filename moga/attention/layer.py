@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import MoGAConfig
-from ..kernels import AUTO, BACKENDS, Assignment, Backend, assign
+from ..kernels import AUTO, BACKENDS, Assignment, Backend, assign, select
 from ..kernels.branch import BranchOutput
 from ..kernels.far import far_in_triton
 from ..kernels.merge import mean_of
@@ -28,7 +28,7 @@ from .packing import CELLS, Packing, packed, packings, work_of
 from .union import Far, Near, union_attention
 from .validation import check_inputs
 
-_LARGE = 1 << 27  # elements of q from which the heads are halved to hold fewer copies at once
+_LARGE = 1 << 27  # elements of q from which heads are done in shares, to hold fewer copies at once
 
 
 def moga_attention(
@@ -48,7 +48,7 @@ def moga_attention(
     routing: what `TokenRouter` made of the layer's input, for B samples of L tokens; None when
         config has no "routed" branch.
     heads_at_once: heads that are computed together where no gradient is wanted; fewer take less
-        memory. None: all of a small layer, half of a large one (at most 4 tensors like q).
+        memory. None: all of a small layer, a part of a large one (at most 4 tensors like q).
     Returns (B, L, N, D) in the type of q. Raises ValueError when the shapes do not belong together
     and BackendError when the backend cannot run.
     """
@@ -56,10 +56,10 @@ def moga_attention(
     training = needs_grad(q, k, v, *([] if routing is None else [routing.gate]))
     backends = layer_backends(q, layout, config, backend, training=training).backends
     make = _union if config.combine == "union" else _mean
-    layer, copies = make(routing, layout, config, backends, q.shape[0], q.device)
+    layer, shares = make(routing, layout, config, backends, q.shape[0], q.device)
     heads = q.shape[2]
     if heads_at_once is None:
-        heads_at_once = -(-heads // 2) if copies and q.numel() >= _LARGE else heads
+        heads_at_once = -(-heads // shares) if q.numel() >= _LARGE else heads
     tokens = [t.flatten(0, 1) for t in (q, k, v)]
     if training or heads_at_once >= heads:
         return layer(*tokens).unflatten(0, q.shape[:2])
@@ -80,13 +80,13 @@ def _mean(
     backends: dict[str, Backend],
     batch: int,
     device: torch.device,
-) -> tuple[Layer, bool]:
-    """The mean of the branches, and whether it copies q, k and v."""
+) -> tuple[Layer, int]:
+    """The mean of the branches, and in how many shares of the heads to do a large one."""
     found = packings(routing, layout, config, batch, device)
     gates = {"routed": routing.gate.flatten()} if "routed" in found and config.gate else {}
     branches = [(found[name], backends[name], gates.get(name)) for name in config.branches]
     copies = any(packing.queries is not None and not row.indexed for packing, row, _ in branches)
-    return partial(_mean_of_branches, branches=branches), copies
+    return partial(_mean_of_branches, branches=branches), 2 if copies else 1
 
 
 def _union(
@@ -96,16 +96,16 @@ def _union(
     backends: dict[str, Backend],
     batch: int,
     device: torch.device,
-) -> tuple[Layer, bool]:
-    """One softmax, and that it copies q, k and v."""
+) -> tuple[Layer, int]:
+    """One softmax, and in how many shares of the heads to do a large one: it has more parts."""
     found = packings(routing, layout, config, batch, device)
     near = tuple(Near(found[name], backends[name], -1 if name == CELLS else 1) for name in found)
     if "routed" not in config.branches:
-        return partial(union_attention, gate=None, near=near, far=None), True
+        return partial(union_attention, gate=None, near=near, far=None), 2
     segments = partial(far_in_segments, routing.group, layout, config)
-    far = Far(*far_of(routing.group, layout, config), segments)
+    far = Far(*far_of(routing.group, layout, config), segments, backends["routed"])
     gate = (routing.gate * config.groups).flatten() if config.gate else None
-    return partial(union_attention, gate=gate, near=near, far=far), True
+    return partial(union_attention, gate=gate, near=near, far=far), 4
 
 
 def layer_backends(
@@ -142,7 +142,10 @@ def _chosen(
     # The backward pass is of the union's own, whatever runs forwards.
     used, why = assign(backend, like, work, lse=True)
     if "routed" in config.branches:
-        used["routed"] = BACKENDS["triton" if far_in_triton(like) else "sdpa"]
+        # The mask is Triton's, or PyTorch's; flash3 does what needs none.
+        base, _ = select(backend, like, lse=True)
+        masked = BACKENDS["triton" if far_in_triton(like) else "sdpa"]
+        used["routed"] = base if base.ranged is not None else masked
     return Assignment(used, why)
 
 

@@ -43,12 +43,14 @@ class Far:
     """What is far: the order by group (B * L,), its inverse, and the keys of each segment.
 
     in_segments: the same for kernels that know no mask, as segments with signs.
+    backend: what the layer runs by, which may do a part of it.
     """
 
     order: Tensor
     place: Tensor
     keys: FarKeys
     in_segments: Callable[[], list[tuple[Packing, int]]]
+    backend: Backend
 
 
 def union_attention(
@@ -89,7 +91,9 @@ def _parts(
         out, lse = backend.run(*(packed(t, index) for t, index in pairs), how.segments, True)
         parts.append(BranchOutput(out, lse, how.place, sign=part.sign))
     if far is not None:
-        out, lse = far_attention(*(packed(t, far.order) for t in (q, k, v)), far.keys)
+        out, lse = far_attention(
+            *(packed(t, far.order) for t in (q, k, v)), far.keys, far.backend.ranged
+        )
         parts.append(BranchOutput(out, lse, far.place, gate))
     return parts
 

@@ -9,7 +9,7 @@ Letters: Q packed queries, P packed keys, R segments, N heads, D head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,15 +41,25 @@ class FarKeys:
     window: Tensor | None
 
 
-def far_attention(q: Tensor, k: Tensor, v: Tensor, keys: FarKeys) -> tuple[Tensor, Tensor]:
+Ranged = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def far_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: FarKeys, ranged: Ranged | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention of packed q, k, v (P, N, D) over `keys`: out (P, N, D), log-sum-exp (P, N).
 
+    ranged: a faster kernel for the keys outside the near ranges, see `Backend.ranged`.
     A query without such keys gets 0 and minus infinity. No gradient.
     """
     if far_in_triton(q):
         from .triton_far import triton_far
 
-        return triton_far(q, k, v, keys)
+        outside = ()
+        if ranged is not None:
+            spans = ((keys.group_start, keys.near_start), (keys.near_stop, keys.group_stop))
+            outside = [ranged(q, k, v, keys.cu, first, last - first) for first, last in spans]
+        return triton_far(q, k, v, keys, outside)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
     for rows, group, bias in slices(keys, q.dtype):

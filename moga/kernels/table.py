@@ -43,6 +43,8 @@ class Backend:
     auto: whether `auto` may take it as the backend of a whole layer.
     indexed: the same of tokens that need no packing, with q_index and k_index after v, see
         `triton_attention.triton_indexed`; None where the kernel cannot.
+    ranged: the same where the keys of a segment are any range: (q, k, v, cu_q (R + 1,), first (R,),
+        count (R,)) -> out, log-sum-exp (N, Q); None where the kernel cannot.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Backend:
     has_lse: bool = True
     auto: bool = True
     indexed: Callable[..., tuple[Tensor, Tensor | None]] | None = None
+    ranged: Callable[..., tuple[Tensor, Tensor]] | None = None
     refuses: Callable[[Tensor], str | None] = lambda q: None
 
     def missing(self) -> str | None:
@@ -150,6 +153,7 @@ BACKENDS: dict[str, Backend] = {
             package="fa3-fwd",
             capability=(HOPPER, HOPPER),
             trains=False,
+            ranged=varlen.flash3_ranged,
             refuses=varlen.flash3_refuses,
             **_FLASH,
         ),

@@ -1,11 +1,15 @@
 """`far_attention` as one kernel: keys outside the near range at full rate, those inside by a mask.
 
+Where another kernel has done the keys outside, it goes on from what that gave: results with their
+log-sum-exps are all that attention needs to take in more keys.
+
 Letters: P packed positions, R segments, N heads, D head width, BM/BN queries/keys of a tile.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -13,40 +17,71 @@ import triton.language as tl
 from torch import Tensor
 
 from .far import FarKeys
+from .probe import HOPPER
 from .segments import tiles_of
 
 _LOG2E = tl.constexpr(math.log2(math.e))
-_ROWS = 64  # queries of a tile; the fastest on an H100 of those measured, with 64 keys
+# Measured on an H100 and an H200: the fastest of those tried.
+_BM, _BN = 64, 64
 
 
-def triton_far(q: Tensor, k: Tensor, v: Tensor, keys: FarKeys) -> tuple[Tensor, Tensor]:
-    """Attention of packed q, k, v (P, N, D): out (P, N, D), log-sum-exp (P, N) float32."""
+def triton_far(
+    q: Tensor, k: Tensor, v: Tensor, keys: FarKeys, outside: Sequence[tuple[Tensor, Tensor]] = ()
+) -> tuple[Tensor, Tensor]:
+    """Attention of packed q, k, v (P, N, D): out (P, N, D), log-sum-exp (P, N) float32.
+
+    outside: what another kernel made of the keys before and behind the near ranges, as (out,
+        log-sum-exp (N, P)); without it they are done here.
+    """
     tokens, heads, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(tokens, heads, dtype=torch.float32, device=q.device)
-    tiles = tiles_of(keys.cu, tokens, _ROWS)
+    tiles = tiles_of(keys.cu, tokens, _BM)
+    by_descriptor = _has_descriptors(q) and k.is_contiguous() and v.is_contiguous()
+    rows = (_described(k), _described(v)) if by_descriptor else (k, v)
+    before, behind = outside or ((None, None), (None, None))
     _kernel[(tiles.segment.numel(), heads)](
-        *(q, k, v, out, lse, tiles.segment, tiles.first, keys.cu),
+        *(q, *rows, out, lse, tiles.segment, tiles.first, keys.cu),
         *(keys.group_start, keys.near_start, keys.near_stop, keys.group_stop),
-        *(keys.frame, keys.window),
+        *(keys.frame, keys.window, *before, *behind),
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
-        *(out.stride(0), out.stride(1), heads, 1 / math.sqrt(width)),
+        *(out.stride(0), out.stride(1), heads, tokens, 1 / math.sqrt(width)),
         D=width,
-        BM=_ROWS,
-        BN=64,
+        BM=_BM,
+        BN=_BN,
+        OUTSIDE=not outside,
+        TMA=by_descriptor,
         num_warps=4,
         num_stages=3,
     )
     return out, lse
 
 
+def _has_descriptors(q: Tensor) -> bool:
+    """Whether tiles are fetched by the hardware's copies, half as fast again on Hopper."""
+    if torch.cuda.get_device_capability(q.device)[0] < HOPPER:
+        return False
+    try:
+        from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: F401
+    except ImportError:  # an older Triton
+        return False
+    return True
+
+
+def _described(t: Tensor):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(t, [_BN, 1, t.shape[2]])
+
+
 @triton.jit
 def _kernel(
     Q, K, V, OUT, LSE, SEGMENT, FIRST, CU, GROUP_START, NEAR_START, NEAR_STOP, GROUP_STOP,
-    FRAME, WINDOW, q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
-    heads, scale, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    FRAME, WINDOW, BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head, heads, tokens, scale,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, OUTSIDE: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(1)
     segment = tl.load(SEGMENT + tl.program_id(0))
     if segment < 0:
         return
@@ -55,68 +90,97 @@ def _kernel(
     row = tl.where(there, row, 0)
     at_row = row.to(tl.int64)[:, None]
     d = tl.arange(0, D)
-    q = tl.load(Q + at_row * q_token + head * q_head + d)
+    q = tl.load(Q + at_row * q_token + head.to(tl.int64) * q_head + d)
+    q = (q.to(tl.float32) * (scale * _LOG2E)).to(q.dtype)
     frame = row * 0 if FRAME is None else tl.load(FRAME + row)
     window = row * 0 if WINDOW is None else tl.load(WINDOW + row)
     start, stop = tl.load(GROUP_START + segment), tl.load(GROUP_STOP + segment)
     low, high = tl.load(NEAR_START + segment), tl.load(NEAR_STOP + segment)
-    keys, values = K + head * k_head + d, V + head * v_head + d
-    top = tl.full([BM], -1e30, tl.float32)
-    mass = tl.zeros([BM], tl.float32)
-    acc = tl.zeros([BM, D], tl.float32)
-    # Three stretches of the group: before, around and behind the near range; the middle one begins
-    # and ends with a whole tile.
-    before = start + (low - start) // BN * BN
-    for at in range(start, before, BN):
-        acc, mass, top = _step(acc, mass, top, q, keys, values, FRAME, WINDOW, frame, window,
-                               at, low, high, stop, k_token, v_token, scale, BN, False)  # fmt: skip
-    middle = before + (high - before + BN - 1) // BN * BN
-    for at in range(before, middle, BN):
-        acc, mass, top = _step(acc, mass, top, q, keys, values, FRAME, WINDOW, frame, window,
-                               at, low, high, stop, k_token, v_token, scale, BN, True)  # fmt: skip
-    whole = tl.maximum(middle, middle + (stop - middle) // BN * BN)
-    for at in range(middle, whole, BN):
-        acc, mass, top = _step(acc, mass, top, q, keys, values, FRAME, WINDOW, frame, window,
-                               at, low, high, stop, k_token, v_token, scale, BN, False)  # fmt: skip
-    if whole < stop:
-        acc, mass, top = _step(acc, mass, top, q, keys, values, FRAME, WINDOW, frame, window,
-                               whole, low, high, stop, k_token, v_token, scale,
-                               BN, True)  # fmt: skip
+    if OUTSIDE:
+        top = tl.full([BM], -1e30, tl.float32)
+        mass = tl.zeros([BM], tl.float32)
+        acc = tl.zeros([BM, D], tl.float32)
+        # The masked stretch begins and ends with a whole tile.
+        first = start + (low - start) // BN * BN
+        for at in range(start, first, BN):
+            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
+                                   at, low, high, stop, k_token, k_head, v_token, v_head,
+                                   D, BN, False, TMA)  # fmt: skip
+    else:
+        top, mass, acc = _begun(BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE, at_row, row, head, heads,
+                                tokens, d, BM, D)  # fmt: skip
+        first, stop = low, high
+    last = first + (high - first + BN - 1) // BN * BN
+    for at in range(first, last, BN):
+        acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
+                               at, low, high, stop, k_token, k_head, v_token, v_head,
+                               D, BN, True, TMA)  # fmt: skip
+    if OUTSIDE:
+        whole = tl.maximum(last, last + (stop - last) // BN * BN)
+        for at in range(last, whole, BN):
+            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
+                                   at, low, high, stop, k_token, k_head, v_token, v_head,
+                                   D, BN, False, TMA)  # fmt: skip
+        if whole < stop:
+            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
+                                   whole, low, high, stop, k_token, k_head, v_token, v_head,
+                                   D, BN, True, TMA)  # fmt: skip
     some = mass > 0.0
     share = tl.where(some, mass, 1.0)
-    to = OUT + at_row * out_token + head * out_head + d
+    to = OUT + at_row * out_token + head.to(tl.int64) * out_head + d
     tl.store(to, (acc / share[:, None]).to(OUT.dtype.element_ty), mask=there[:, None])
     lse = tl.where(some, (top + tl.log2(share)) / _LOG2E, -float("inf"))
     tl.store(LSE + row.to(tl.int64) * heads + head, lse, mask=there)
 
 
 @triton.jit
+def _begun(
+    BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE, at_row, row, head, heads, tokens, d,
+    BM: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Greatest score in base 2, mass and sum of what was done outside: (N, P) log-sum-exps."""
+    at = head.to(tl.int64) * tokens + row
+    one, other = tl.load(BEFORE_LSE + at) * _LOG2E, tl.load(BEHIND_LSE + at) * _LOG2E
+    top = tl.maximum(tl.maximum(one, other), -1e30)
+    one, other = tl.exp2(one - top), tl.exp2(other - top)
+    place = (at_row * heads + head) * D + d
+    acc = tl.load(BEFORE + place).to(tl.float32) * one[:, None]
+    acc += tl.load(BEHIND + place).to(tl.float32) * other[:, None]
+    return top, one + other, acc
+
+
+@triton.jit
 def _step(
-    acc, mass, top, q, keys, values, FRAME, WINDOW, frame, window, at, low, high, stop,
-    k_token, v_token, scale, BN: tl.constexpr, MASK: tl.constexpr,
+    acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head, at, low, high, stop,
+    k_token, k_head, v_token, v_head,
+    D: tl.constexpr, BN: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Take in one tile of keys: top is the greatest score in base 2, mass the sum of weights."""
     column = at + tl.arange(0, BN)
+    d = tl.arange(0, D)
+    inside = (column >= low) & (column < high)
+    if TMA:
+        k = K.load([at, head, 0]).reshape(BN, D)
+    else:
+        token = (tl.minimum(column, stop - 1) if MASK else column).to(tl.int64)[:, None]
+        k = tl.load(K + token * k_token + head.to(tl.int64) * k_head + d)
+    scores = tl.dot(q, tl.trans(k))
     if MASK:
-        real = column < stop
-        column = tl.where(real, column, at)
-    token = column.to(tl.int64)[:, None]
-    k = tl.load(keys + token * k_token)
-    scores = tl.dot(q, tl.trans(k)) * (scale * _LOG2E)
-    if MASK:
-        unseen = ~real[None, :]
-        inside = (column >= low) & (column < high)
+        unseen = (column >= stop)[None, :]
         if FRAME is not None:
-            theirs = tl.load(FRAME + column)
-            unseen = unseen | (inside[None, :] & (frame[:, None] == theirs[None, :]))
+            theirs = tl.load(FRAME + column, mask=inside, other=-1)
+            unseen = unseen | (frame[:, None] == theirs[None, :])
         if WINDOW is not None:
-            theirs = tl.load(WINDOW + column)
-            unseen = unseen | (inside[None, :] & (window[:, None] == theirs[None, :]))
+            theirs = tl.load(WINDOW + column, mask=inside, other=-1)
+            unseen = unseen | (window[:, None] == theirs[None, :])
         scores = tl.where(unseen, -float("inf"), scores)
     new = tl.maximum(top, tl.max(scores, 1))
     weight = tl.exp2(scores - new[:, None])
     shrink = tl.exp2(top - new)
     mass = mass * shrink + tl.sum(weight, 1)
-    v = tl.load(values + token * v_token)
+    if TMA:
+        v = V.load([at, head, 0]).reshape(BN, D)
+    else:
+        v = tl.load(V + token * v_token + head.to(tl.int64) * v_head + d)
     acc = tl.dot(weight.to(v.dtype), v, acc * shrink[:, None])
     return acc, mass, new

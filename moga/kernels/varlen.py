@@ -49,6 +49,17 @@ def flash3(
     return out, (_tokens_first(log, q) if lse else None)
 
 
+def flash3_ranged(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, first: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    flash = importlib.import_module(next(filter(importlib.util.find_spec, FLASH3)))
+    # Where each range begins, and in place of an end how much of it is used.
+    begins = torch.cat([first, first.new_full((1,), k.shape[0])])
+    return flash.flash_attn_varlen_func(
+        *(q, k, v, cu_q, begins, q.shape[0], k.shape[0]), seqused_k=count, return_attn_probs=True
+    )[:2]
+
+
 def flash3_refuses(q: Tensor) -> str | None:
     if q.dtype == torch.float16 and importlib.util.find_spec(FLASH3[0]) is None:
         return "has no float16 kernel in the fa3-fwd wheel"

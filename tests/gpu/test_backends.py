@@ -160,21 +160,28 @@ def test_merging_in_one_pass_equals_plain_pytorch(count, softmax):
     torch.testing.assert_close(fast, plain.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("combine", ["union", "mean"])
 @pytest.mark.parametrize("name", [AUTO, "sdpa", "triton"])
-def test_offsets_past_31_bits(name):
+def test_offsets_past_31_bits(name, combine):
     """The last tokens of a layer of 2 ** 31 elements and more agree with a layer of these alone."""
-    layout, config = VideoLayout(361, 30, 52), MoGAConfig(20, (4, 4), branches=("routed", "frames"))
+    layout = VideoLayout(361, 30, 52)
+    config = MoGAConfig(20, (4, 4), branches=("routed", "frames"), combine=combine)
     if torch.cuda.mem_get_info()[0] < 45 * 2**30:
         pytest.skip("needs 45 GiB of free GPU memory")
     q = torch.randn(1, layout.tokens, 32, 128, device="cuda", dtype=torch.bfloat16)
     assert q.numel() > 2**31
     usable(name, q)
     group = torch.arange(layout.tokens, device="cuda")[None] // layout.frame_tokens % 20
-    routing = Routing(None, group, torch.ones_like(group).float(), 20)
+    gate = torch.full_like(group, 1 / 20 if combine == "union" else 1, dtype=torch.float32)
+    routing = Routing(None, group, gate, 20)
     out = moga_attention(q, q, q, routing, layout, config, backend=name)[:, -16:, -2:].clone()
     own = q[:, group[0] == group[0, -1], -2:].transpose(1, 2)
     frame = q[:, -layout.frame_tokens :, -2:].transpose(1, 2)
     dense = torch.nn.functional.scaled_dot_product_attention
     last = q[:, -16:, -2:].transpose(1, 2)
-    expected = (dense(last, own, own) + dense(last, frame, frame)).transpose(1, 2) / 2
+    if combine == "mean":
+        expected = (dense(last, own, own) + dense(last, frame, frame)) / 2
+    else:  # the group is every twentieth frame, with this one
+        expected = dense(last, own, own)
+    expected = expected.transpose(1, 2)
     assert error(out, expected) < 2e-2
