@@ -23,7 +23,7 @@ def far_of(
     """Of group (B, L): the order by group and time (B * L,), its inverse, and what is far in it."""
     batch, tokens = group.shape
     ids, order = group.to(torch.uint8).sort(dim=1, stable=True)
-    probes, in_frame = _far_static(layout, config, batch, group.device)
+    probes, in_frame, bits = _far_static(layout, config, batch, group.device)
     frame = order // layout.frame_tokens
     sample = torch.arange(batch, device=group.device)[:, None]
     # Sorted as it stands: by sample, group, and the frame of each token.
@@ -35,7 +35,8 @@ def far_of(
     if in_frame is not None:
         window = in_frame.index_select(0, (order % layout.frame_tokens).flatten())
     of_frame = frame.flatten().int() if "frames" in config.branches else None
-    return index, inverse(index), FarKeys(cu, *bounds[1:].unbind(), of_frame, window)
+    keys = FarKeys(cu, *bounds[1:].unbind(), of_frame, window, bits)
+    return index, inverse(index), keys
 
 
 def far_in_segments(
@@ -102,8 +103,8 @@ def _by_code(code: Tensor, codes: int, most: int) -> tuple[Tensor, Segments]:
 @torch.inference_mode(False)  # kept: a training step may use it later
 def _far_static(
     layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """What is searched for in the sorted codes, (5, R), and the window of a frame's tokens.
+) -> tuple[Tensor, Tensor | None, bool]:
+    """What is searched for in the sorted codes, (5, R), the window of a frame's tokens, and `bits`.
 
     A segment is one temporal run of a group. Without windows a run is a frame, without frames
     either it is the whole video, with nothing near.
@@ -127,4 +128,6 @@ def _far_static(
             [whole] * len(runs),
         )
     ]
-    return torch.stack([row.flatten() for row in rows]).to(device), window
+    longest = max(last - first for _, (first, last) in runs)
+    bits = longest <= 16 and (window is None or int(window.max()) < 16)
+    return torch.stack([row.flatten() for row in rows]).to(device), window, bits

@@ -43,13 +43,14 @@ def triton_far(
     _kernel[(tiles.segment.numel(), heads)](
         *(q, *rows, out, lse, tiles.segment, tiles.first, keys.cu),
         *(keys.group_start, keys.near_start, keys.near_stop, keys.group_stop),
-        *(keys.frame, keys.window, *before, *behind),
+        *(keys.code, *before, *behind),
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
         *(out.stride(0), out.stride(1), heads, tokens, 1 / math.sqrt(width)),
         D=width,
         BM=_BM,
         BN=_BN,
         OUTSIDE=not outside,
+        NEAR=keys.coding,
         TMA=by_descriptor,
         num_warps=4,
         num_stages=3,
@@ -77,9 +78,10 @@ def _described(t: Tensor):
 @triton.jit
 def _kernel(
     Q, K, V, OUT, LSE, SEGMENT, FIRST, CU, GROUP_START, NEAR_START, NEAR_STOP, GROUP_STOP,
-    FRAME, WINDOW, BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE,
+    CODE, BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head, heads, tokens, scale,
-    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, OUTSIDE: tl.constexpr, TMA: tl.constexpr,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    OUTSIDE: tl.constexpr, NEAR: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
     segment = tl.load(SEGMENT + tl.program_id(0))
@@ -91,40 +93,24 @@ def _kernel(
     at_row = row.to(tl.int64)[:, None]
     d = tl.arange(0, D)
     q = tl.load(Q + at_row * q_token + head.to(tl.int64) * q_head + d)
-    q = (q.to(tl.float32) * (scale * _LOG2E)).to(q.dtype)
-    frame = row * 0 if FRAME is None else tl.load(FRAME + row)
-    window = row * 0 if WINDOW is None else tl.load(WINDOW + row)
+    code = row
+    if NEAR > 0:
+        code = tl.load(CODE + row)
     start, stop = tl.load(GROUP_START + segment), tl.load(GROUP_STOP + segment)
     low, high = tl.load(NEAR_START + segment), tl.load(NEAR_STOP + segment)
     if OUTSIDE:
         top = tl.full([BM], -1e30, tl.float32)
         mass = tl.zeros([BM], tl.float32)
         acc = tl.zeros([BM, D], tl.float32)
-        # The masked stretch begins and ends with a whole tile.
-        first = start + (low - start) // BN * BN
-        for at in range(start, first, BN):
-            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
-                                   at, low, high, stop, k_token, k_head, v_token, v_head,
-                                   D, BN, False, TMA)  # fmt: skip
+        acc, mass, top = _stretch(acc, mass, top, q, K, V, CODE, code, head, start, low, k_token,
+                                  k_head, v_token, v_head, scale, D, BN, 0, TMA)  # fmt: skip
+        acc, mass, top = _stretch(acc, mass, top, q, K, V, CODE, code, head, high, stop, k_token,
+                                  k_head, v_token, v_head, scale, D, BN, 0, TMA)  # fmt: skip
     else:
         top, mass, acc = _begun(BEFORE, BEFORE_LSE, BEHIND, BEHIND_LSE, at_row, row, head, heads,
                                 tokens, d, BM, D)  # fmt: skip
-        first, stop = low, high
-    last = first + (high - first + BN - 1) // BN * BN
-    for at in range(first, last, BN):
-        acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
-                               at, low, high, stop, k_token, k_head, v_token, v_head,
-                               D, BN, True, TMA)  # fmt: skip
-    if OUTSIDE:
-        whole = tl.maximum(last, last + (stop - last) // BN * BN)
-        for at in range(last, whole, BN):
-            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
-                                   at, low, high, stop, k_token, k_head, v_token, v_head,
-                                   D, BN, False, TMA)  # fmt: skip
-        if whole < stop:
-            acc, mass, top = _step(acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head,
-                                   whole, low, high, stop, k_token, k_head, v_token, v_head,
-                                   D, BN, True, TMA)  # fmt: skip
+    acc, mass, top = _stretch(acc, mass, top, q, K, V, CODE, code, head, low, high, k_token,
+                              k_head, v_token, v_head, scale, D, BN, NEAR, TMA)  # fmt: skip
     some = mass > 0.0
     share = tl.where(some, mass, 1.0)
     to = OUT + at_row * out_token + head.to(tl.int64) * out_head + d
@@ -150,32 +136,62 @@ def _begun(
 
 
 @triton.jit
-def _step(
-    acc, mass, top, q, K, V, FRAME, WINDOW, frame, window, head, at, low, high, stop,
-    k_token, k_head, v_token, v_head,
-    D: tl.constexpr, BN: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr,
+def _stretch(
+    acc, mass, top, q, K, V, CODE, code, head, start, stop, k_token, k_head, v_token, v_head, scale,
+    D: tl.constexpr, BN: tl.constexpr, NEAR: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Take in one tile of keys: top is the greatest score in base 2, mass the sum of weights."""
+    """Take in keys from start to stop, a tile at a time; the last one may have fewer."""
+    whole = start + (stop - start) // BN * BN
+    for at in range(start, whole, BN):
+        acc, mass, top = _step(acc, mass, top, q, K, V, CODE, code, head, at, stop, k_token, k_head,
+                               v_token, v_head, scale, D, BN, NEAR, False, TMA)  # fmt: skip
+    if whole < stop:
+        acc, mass, top = _step(acc, mass, top, q, K, V, CODE, code, head, whole, stop, k_token,
+                               k_head, v_token, v_head, scale, D, BN, NEAR, True, TMA)  # fmt: skip
+    return acc, mass, top
+
+
+@triton.jit
+def _step(
+    acc, mass, top, q, K, V, CODE, code, head, at, stop, k_token, k_head, v_token, v_head, scale,
+    D: tl.constexpr, BN: tl.constexpr, NEAR: tl.constexpr, TAIL: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """Take in one tile of keys: top is the greatest score in base 2, mass the sum of weights.
+
+    NEAR: how codes say that a key is near: 0 it can't be, 1 by a bit that both have, 2 by the same
+    upper half, 3 lower half, 4 either half.
+    """
     column = at + tl.arange(0, BN)
+    if TAIL:
+        there = column < stop
+        column = tl.where(there, column, stop - 1)
     d = tl.arange(0, D)
-    inside = (column >= low) & (column < high)
     if TMA:
         k = K.load([at, head, 0]).reshape(BN, D)
     else:
-        token = (tl.minimum(column, stop - 1) if MASK else column).to(tl.int64)[:, None]
+        token = column.to(tl.int64)[:, None]
         k = tl.load(K + token * k_token + head.to(tl.int64) * k_head + d)
     scores = tl.dot(q, tl.trans(k))
-    if MASK:
-        unseen = (column >= stop)[None, :]
-        if FRAME is not None:
-            theirs = tl.load(FRAME + column, mask=inside, other=-1)
-            unseen = unseen | (frame[:, None] == theirs[None, :])
-        if WINDOW is not None:
-            theirs = tl.load(WINDOW + column, mask=inside, other=-1)
-            unseen = unseen | (window[:, None] == theirs[None, :])
-        scores = tl.where(unseen, -float("inf"), scores)
-    new = tl.maximum(top, tl.max(scores, 1))
-    weight = tl.exp2(scores - new[:, None])
+    if NEAR > 0:
+        theirs = tl.load(CODE + column)
+        if NEAR == 1:
+            seen = (code[:, None] & theirs[None, :]) == 0
+        else:
+            apart = code[:, None] ^ theirs[None, :]
+            if NEAR == 2:
+                seen = apart >= 65536
+            elif NEAR == 3:
+                seen = (apart & 65535) != 0
+            else:
+                seen = (apart >= 65536) & ((apart & 65535) != 0)
+        if TAIL:
+            seen = seen & there[None, :]
+        scores = tl.where(seen, scores, -float("inf"))
+    elif TAIL:
+        scores = tl.where(there[None, :], scores, -float("inf"))
+    by = scale * _LOG2E
+    new = tl.maximum(top, tl.max(scores, 1) * by)
+    weight = tl.exp2(scores * by - new[:, None])
     shrink = tl.exp2(top - new)
     mass = mass * shrink + tl.sum(weight, 1)
     if TMA:

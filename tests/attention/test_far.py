@@ -1,5 +1,7 @@
 """What is far, by ranges with a mask and as segments with signs, is the same."""
 
+import dataclasses
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +54,32 @@ def test_far_is_the_group_less_what_is_near(case):
     seen = torch.zeros_like(found)
     seen[index[:, None], index] = found
     assert torch.equal(seen, by_definition(layout, config, group))
+
+
+@settings(max_examples=100)
+@given(cases(), st.booleans())
+def test_codes_say_what_is_near(case, as_halves):
+    layout, config, group = case
+    keys = far_of(group, layout, config)[2]
+    keys = dataclasses.replace(keys, bits=keys.bits and not as_halves)
+    code = keys.code.long()
+    both = code[:, None], code[None, :]
+    apart = both[0] ^ both[1]
+    upper, lower = apart.bitwise_and(-65536) == 0, apart.bitwise_and(65535) == 0
+    near = {0: lower & False, 1: both[0] & both[1] != 0, 2: upper, 3: lower, 4: upper | lower}
+    for first, last, low, high in zip(
+        keys.cu[:-1].tolist(), keys.cu[1:].tolist(), keys.near_start.tolist(),
+        keys.near_stop.tolist(), strict=True,
+    ):  # fmt: skip
+        rows, columns = slice(first, last), slice(low, high)
+        expected = torch.zeros(last - first, high - low, dtype=torch.bool)
+        for of in (keys.frame, keys.window):
+            if of is not None:
+                expected |= of[rows, None] == of[columns]
+        if keys.coding:
+            assert torch.equal(near[keys.coding][rows, columns], expected)
+        else:
+            assert high == low
 
 
 @settings(max_examples=100)

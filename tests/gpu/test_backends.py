@@ -185,3 +185,31 @@ def test_offsets_past_31_bits(name, combine):
         expected = dense(last, own, own)
     expected = expected.transpose(1, 2)
     assert error(out, expected) < 2e-2
+
+
+@pytest.mark.parametrize("name", [AUTO, "flash3", "sdpa"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"windows": (5, 5)},  # too many for a bit each
+        {"window_frames": 20},  # and too many frames
+        {"branches": ("routed", "windows")},
+        {"branches": ("routed", "windows"), "windows": (5, 5)},
+        {"branches": ("routed", "frames")},
+        {"branches": ("routed",)},
+        {"groups": 1},
+        {"groups": 200},
+    ],
+    ids=str,
+)
+def test_one_softmax_in_every_shape(name, config):
+    """Of frames of 140 tokens, cuts and borrowed frames; group sizes down to none."""
+    groups = config.get("groups", 3)
+    arguments, config = layer(
+        torch.bfloat16, shots=(0, 2, 17), frames=25, **{**config, "groups": groups}
+    )
+    usable(name, arguments[0], lse=True)
+    precise = (*(t.float() for t in arguments[:3]), *arguments[3:])
+    found = moga_attention(*arguments, config, backend=name)
+    assert error(found, moga_attention_reference(*precise, config)) < 1.2e-2
