@@ -20,6 +20,7 @@ from ..hosts.diffusers import check_together, router_shapes
 from ..kernels import AUTO, BackendError, require
 from ..shots import ShotList
 from ..shots.script import ShotScriptError, located
+from ..tensor_file import TensorFile
 from ..video.ffmpeg import find_ffmpeg, hidden_window
 from .cache.spec import CacheError, check_multiple
 from .folders import unwritable
@@ -154,7 +155,7 @@ def _check_groups(settings: Settings, files: ModelFiles) -> None:
         return
     groups = None
     if files.routers is not None:
-        groups = next(iter(router_shapes(files.routers).values()))["weight"][0]
+        groups = _groups_of(files.routers)
     for stage in settings.stages:
         wanted = stage.groups or settings.moga.groups
         if groups not in (None, wanted) and stage.groups is None:
@@ -164,6 +165,18 @@ def _check_groups(settings: Settings, files: ModelFiles) -> None:
                 "new routers."
             )
         groups = wanted
+
+
+def _groups_of(file: TensorFile) -> int:
+    """The number of groups that all routers of a file have. Raises SettingsError."""
+    shapes = [shape for router in router_shapes(file).values() for shape in router.values()]
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) > 1:
+        raise SettingsError(
+            f"model.routers is {file.name}, whose routers differ in their number of groups "
+            f"({', '.join(map(str, sorted(sizes)))}); use a whole file of routers."
+        )
+    return sizes.pop()
 
 
 def _check_lora(settings: Settings, layers: int) -> None:

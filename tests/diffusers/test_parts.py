@@ -142,6 +142,17 @@ def test_a_training_opens_its_model_once(project, parsed):
     assert of(parsed, "plain", "routers") == [2, 2]
 
 
+def test_routers_of_a_training_that_differ(project, tmp_path, capsys):
+    bias = {f"blocks.{i}.self_attn.router.bias": torch.zeros(i + 2) for i in range(2)}
+    save_file(bias, tmp_path / "odd.safetensors")
+    assert train([project, "--check", "--model.routers", str(tmp_path / "odd.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "model.routers is odd.safetensors, whose routers differ in their number of groups" in said
+    )
+    assert "(2, 3); use a whole file of routers." in said
+
+
 def test_nothing_is_read_of_models_that_do_not_belong_together(model_files, parsed):
     with pytest.raises(CheckpointError, match="48 latent channels, the model 16"):
         load_pipeline(model_files("plain"), vae=model_files("vae22"))
