@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoint import merge_routers, write
 from ..config import MoGAConfig
-from ..hosts.diffusers.names import to_wan
+from ..hosts.diffusers import to_wan
 from .model import ADAPTER
 
 _LORA = re.compile(rf"(.+)\.lora_([AB])\.{ADAPTER}\.weight")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import MoGAConfig
-from ..hosts.diffusers.enable import moga_config, unwrap
+from ..hosts.diffusers import moga_config, unwrap
 from ..routing import Routing
 from .batches import Batch, Clips, Deal, batches
 from .cache.reader import CachedClip

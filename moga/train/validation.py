@@ -14,8 +14,7 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor, nn
 
-from ..hosts.diffusers import load_vae, save_video, shot_inputs
-from ..hosts.diffusers.pipeline import make_scheduler
+from ..hosts.diffusers import load_vae, make_scheduler, save_video, shot_inputs
 from ..shots import ShotList
 from ..vae.decode import broken_frames
 from ..video.writer import partial_of

@@ -20,9 +20,13 @@ from tqdm import tqdm
 
 from ...data.rows import Examined
 from ...files import require_space, written_whole
-from ...hosts.diffusers import load_text_encoder, load_vae
-from ...hosts.diffusers.text_encoder import check_lengths, load_tokenizer
-from ...hosts.diffusers.vae import encode_frames
+from ...hosts.diffusers import (
+    check_lengths,
+    encode_frames,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+)
 from ...shots.script import shorten
 from ...video.reader import VideoReadError, read_frames
 from ...wan import CHANNELS, SPATIAL_STRIDE, TEXT_TOKENS, latent_frames
