@@ -26,8 +26,8 @@ from ...hosts.diffusers.vae import encode_frames
 from ...shots.script import shorten
 from ...video.reader import VideoReadError, read_frames
 from ...wan import CHANNELS, SPATIAL_STRIDE, TEXT_TOKENS, latent_frames
-from ..folders import writing_cache
 from .missing import find_missing, refuse_unwritable
+from .partials import writing_cache
 from .reader import LATENT, TEXT, read_cache
 from .spec import (
     CacheError,
