@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_runs import equal, log, train, train_alone, weights
+from training_runs import AS_LONG, equal, log, train, train_alone, weights
 
 from moga.train import evaluation
 from moga.train.evaluation import LOSS
@@ -163,7 +163,7 @@ def evaluated(files, tmp_path_factory):
     """A training that nothing disturbed, with films and a loss after the same steps."""
     from training_runs import furnish
 
-    folder = furnish(tmp_path_factory.mktemp("evaluated"), files)
+    folder = furnish(tmp_path_factory.mktemp(AS_LONG.format("evaluated")), files)
     configure(folder)
     assert train_alone(folder) == 0
     return folder
