@@ -14,22 +14,19 @@ from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from ..checkpoint import CheckpointError
-from ..config import ConfigError
+from ..errors import MogaError
 from ..hosts.diffusers import check_together, router_shapes
-from ..kernels import AUTO, BackendError, require
+from ..kernels import AUTO, require
 from ..shots import ShotList
-from ..shots.script import ShotScriptError, located
+from ..shots.script import located
 from ..tensor_file import TensorFile
 from ..video.ffmpeg import find_ffmpeg, hidden_window
-from .cache.spec import CacheError, check_multiple
+from .cache.spec import check_multiple
 from .folders import unwritable
 from .model_files import ModelFiles, model_files, there
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import LORA_TARGETS, Settings
-
-_WRONG = (BackendError, CacheError, CheckpointError, ConfigError, SettingsError, ShotScriptError)
 
 Found = TypeVar("Found")
 
@@ -66,7 +63,7 @@ def _tried(find: Callable[[], Found], before: str = "") -> tuple[Found | None, l
     """What `find` gives, and in words what was wrong with it, if anything."""
     try:
         return find(), []
-    except _WRONG as error:
+    except MogaError as error:
         return None, [f"{before}{error}"]
 
 
