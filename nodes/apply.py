@@ -27,6 +27,30 @@ def _widgets() -> list[io.Input]:
             tooltip="moga needs routers. dense keeps the model's own self-attention and "
             "needs none: shots still reach their own text only, on any Wan model.",
         ),
+        *_where_moga_runs(),
+        io.Combo.Input(
+            "backend",
+            options=backend_names(),
+            default="auto",
+            tooltip="Attention kernels. auto takes the fastest exact one that is "
+            "installed; sdpa is always there; sage is approximate. Does nothing under "
+            "dense.",
+        ),
+        io.Int.Input(
+            "ffn_chunks",
+            default=1,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="Feed-forward in so many parts, one after the other: the same result, "
+            "and less memory where a long video does not fit.",
+        ),
+    ]
+
+
+def _where_moga_runs() -> list[io.Input]:
+    """Steps, blocks and sizes of video."""
+    return [
         io.Float.Input(
             "start_percent",
             default=0.0,
@@ -59,23 +83,6 @@ def _widgets() -> list[io.Input]:
             tooltip="Videos with fewer tokens stay dense: frames x height x width, each "
             "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16 "
             "(/ 32 for Wan 2.2 5B). Does nothing under dense.",
-        ),
-        io.Combo.Input(
-            "backend",
-            options=backend_names(),
-            default="auto",
-            tooltip="Attention kernels. auto takes the fastest exact one that is "
-            "installed; sdpa is always there; sage is approximate. Does nothing under "
-            "dense.",
-        ),
-        io.Int.Input(
-            "ffn_chunks",
-            default=1,
-            min=1,
-            max=64,
-            optional=True,
-            tooltip="Feed-forward in so many parts, one after the other: the same result, "
-            "and less memory where a long video does not fit.",
         ),
     ]
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors", "wan"),
     ("files", "config"),
-    ("tensors", "layout", "routing"),
+    ("tensor_file", "layout", "routing"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),
     ("video", "pictures"),

@@ -37,13 +37,15 @@ def _main(arguments: Sequence[str]) -> int:
     print(plan.text(), flush=True)
     if options.plan:
         return 0
+    from ..video import VideoError
+    from .places import RunError
     from .run import run
 
     try:
         film = run(plan)
     except KeyboardInterrupt:
         return _say(f"stopped.{_kept(options)}", 130)
-    except Exception as error:
+    except (RunError, VideoError, OSError) as error:
         return _say_of(error, 1, _kept(options))
     print(f"wrote {film}")
     return 0

@@ -53,15 +53,15 @@ class Memory:
 
 def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
     """The memory of a run."""
-    size = DTYPES[options.dtype].itemsize
-    weights = [transformer.size for transformer in models.transformers]
-    others = (models.text_size, models.vae_size, models.image_size)
+    dtype = DTYPES[options.dtype]
+    weights = [transformer.bytes_as(dtype) for transformer in models.transformers]
+    others = [part.bytes_as(dtype) for part in models.others]
     return Memory(
         weights=sum(weights) + sum(others),
         sampling_weights=max(weights, default=0),
-        largest=max(*weights, *others),
-        sampling=layout.tokens * size * _values_per_token(models),
-        decoding=_VAE_BYTES_PER_PIXEL * size * options.width * options.height,
+        largest=max(*weights, *others, 0),
+        sampling=layout.tokens * dtype.itemsize * _values_per_token(models),
+        decoding=_VAE_BYTES_PER_PIXEL * dtype.itemsize * options.width * options.height,
         offload=options.offload,
     )
 

@@ -1,170 +1,129 @@
-"""The model files of a run, judged by their headers and routers before anything large is read."""
+"""The model files of a run, opened and judged before anything large is read."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from transformers import UMT5Config
-
-from ..checkpoint import DTYPES, check_routers, read_routers
-from ..config import MoGAConfig
-from ..hosts.diffusers import folders
-from ..hosts.diffusers.image_encoder import open_image_encoder
-from ..hosts.diffusers.pipeline import (
-    check_pair,
-    check_text_width,
-    check_vae,
+from ..hosts.diffusers import (
+    ImageEncoder,
+    Part,
+    PipelineParts,
+    TextEncoder,
+    Transformer,
+    Vae,
+    low_noise_expert,
+    open_image_encoder,
+    open_text_encoder,
+    open_vae,
+    open_wan,
     pipeline_folder,
-    takes_image,
 )
-from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
-from ..hosts.diffusers.transformer import open_routers, open_wan, wan_config
-from ..hosts.diffusers.vae import open_vae
-from ..hosts.diffusers.vae_names import vae_config
-from ..wan import CHANNELS, SPATIAL_STRIDE, WIDE_CHANNELS
+from ..wan import PATCH, WIDE_CHANNELS
 from .options import DENSE, Options, UsageError
-
-_PATCH = 2  # of all Wan models
-
-
-@dataclass(frozen=True)
-class Transformer:
-    """One transformer of the run. config: diffusers' settings; size: bytes of its weights."""
-
-    name: str
-    config: dict[str, Any]
-    size: int
-    moga: MoGAConfig | None
-
-    @property
-    def width(self) -> int:
-        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
 
 
 @dataclass(frozen=True)
 class Models:
-    """All models of a run, the VAE alone where latents are only decoded.
+    """All models of a run. pipeline: None where latents are only decoded, by the VAE alone."""
 
-    patch: latent pixels of a token, along height and width. Sizes are bytes of weights in the type
-    of the run.
-    """
+    vae: Vae
+    pipeline: PipelineParts | None
 
-    transformers: tuple[Transformer, ...]
-    latent_channels: int
-    scale: int
-    patch: int
-    vae_size: int
-    text_size: int
-    image_size: int
+    @property
+    def transformers(self) -> tuple[Transformer, ...]:
+        """The one of the run, or the high-noise and the low-noise expert."""
+        parts = self.pipeline
+        return (
+            () if parts is None else tuple(filter(None, (parts.transformer, parts.transformer_2)))
+        )
 
     @property
     def first(self) -> Transformer:
         return self.transformers[0]
 
+    @property
+    def others(self) -> tuple[Part, ...]:
+        """What isn't a transformer."""
+        parts = self.pipeline
+        if parts is None:
+            return (self.vae,)
+        return tuple(filter(None, (self.vae, parts.text_encoder, parts.image_encoder)))
 
-def examine(options: Options) -> Models:
-    """Open the headers of all model files, and the routers, and hold them against each other.
+    @property
+    def patch(self) -> int:
+        """Latent pixels of a token, along height and width."""
+        return self.first.config["patch_size"][1] if self.transformers else PATCH
+
+
+def open_models(options: Options) -> Models:
+    """Open all model files and the routers, and hold them against each other.
 
     Raises UsageError, CheckpointError and ConfigError, each with what to give instead.
     """
-    dtype = DTYPES[options.dtype]
-    model = options.model
-    whole = pipeline_folder(model) if model else None
-    vae, vae_size = _vae(options.vae or whole, dtype)
-    channels, scale = vae.get("z_dim", CHANNELS), vae.get("scale_factor_spatial", SPATIAL_STRIDE)
+    whole = pipeline_folder(options.model) if options.model else None
+    if (path := options.vae or whole) is None:
+        raise UsageError(
+            "--vae is missing; give wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B "
+            "model)."
+        )
+    vae = open_vae(path)
     if options.latents is not None:
-        return Models((), channels, scale, _PATCH, vae_size, 0, 0)
-    high = _transformer(model, options.routers, dtype, options, "--routers")
-    transformers = [high]
-    low = options.model_low or (folders.part(whole, "transformer_2") if whole else None)
-    if low:
-        transformers.append(_transformer(low, options.routers_low, dtype, options, "--routers-low"))
-        check_pair(high.config, transformers[1].config)
-    _check_image(options, high)
-    check_vae(channels, high.config["out_channels"])
-    text_size = _text(options.text_encoder or whole, dtype, high.config["text_dim"], options)
-    image_size = 0
-    if high.config.get("image_dim") and options.image_encoder:
-        image_size = open_image_encoder(options.image_encoder).bytes_as(dtype)
-    elif high.config.get("image_dim") and not whole:
-        raise UsageError(
-            f"{high.name} looks at the image through CLIP; give "
-            "--image-encoder clip_vision_h.safetensors."
-        )
-    patch = high.config["patch_size"][1]
-    return Models(tuple(transformers), channels, scale, patch, vae_size, text_size, image_size)
+        return Models(vae, None)
+    transformer = _transformer(options, options.model, options.routers, "--routers")
+    second = low_noise_expert(whole, options.model_low)
+    low = None
+    if second is not None:
+        low = _transformer(options, second, options.routers_low, "--routers-low")
+    _check_image(options, transformer)
+    pipeline = PipelineParts(
+        transformer,
+        vae,
+        low,
+        _text_encoder(options, options.text_encoder or whole),
+        _image_encoder(options, transformer, options.image_encoder or whole),
+    )
+    pipeline.check_together()
+    return Models(vae, pipeline)
 
 
-def _transformer(
-    path: Path, routers: Path | None, dtype: torch.dtype, options: Options, flag: str
-) -> Transformer:
-    if os.path.isdir(path):
-        folder = folders.model(path, "transformer")
-        config = folders.read_config(folder, WanTransformer3DModel)
-        size, own = folders.weights(folder).bytes_as(dtype), None
-    else:
-        own = open_wan(path)
-        config, size = wan_config(own), own.bytes_as(dtype)
+def _transformer(options: Options, path: Path, routers: Path | None, flag: str) -> Transformer:
     if options.attention == DENSE:
-        return Transformer(path.name, config, size, None)
-    carrier = open_routers(routers) if routers else own
-    found, moga = read_routers(carrier.path, carrier.name) if carrier else ({}, None)
-    routed = moga is None or "routed" in moga.branches  # static branches alone need no routers
-    if routed and not found:
-        raise UsageError(
-            f"{path.name} holds no MoGA routers; give {flag} FILE, or --attention dense for plain "
-            "Wan with a text per shot."
-        )
-    transformer = Transformer(path.name, config, size, moga)
-    if routed:
-        blocks = config["num_layers"]
-        check_routers(found, moga, source=carrier.name, dim=transformer.width, blocks=blocks)
-    return transformer
+        return open_wan(path, dense=True)
+    fix = f"give {flag} FILE, or --attention dense for plain Wan with a text per shot"
+    return open_wan(path, routers, needed=fix)
 
 
 def _check_image(options: Options, transformer: Transformer) -> None:
-    needs = takes_image(transformer.config)
     could = transformer.config["out_channels"] == WIDE_CHANNELS  # the 5B model does both
-    if needs and options.image is None:
+    if transformer.takes_image and options.image is None:
         raise UsageError(f"{transformer.name} begins with an image; give --image FILE.")
-    if options.image is not None and not (needs or could):
+    if options.image is not None and not (transformer.takes_image or could):
         raise UsageError(
             f"{transformer.name} is a text-to-video model; leave --image out, or choose an "
             "image-to-video model."
         )
 
 
-def _vae(path: Path | None, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
-    if path is None:
-        raise UsageError(
-            "--vae is missing; give wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B "
-            "model)."
-        )
-    if os.path.isdir(path):
-        folder = folders.model(path, "vae")
-        config = folders.read_config(folder, AutoencoderKLWan)
-        return config, folders.weights(folder).bytes_as(dtype)
-    file = open_vae(path)
-    return vae_config(file.shapes), file.bytes_as(dtype)
-
-
-def _text(path: Path | None, dtype: torch.dtype, wanted: int, options: Options) -> int:
-    """Bytes of the text encoder; 0 where none is needed."""
+def _text_encoder(options: Options, path: Path | None) -> TextEncoder | None:
     if options.embeddings:
-        return 0
+        return None
     if path is None:
         raise UsageError(
             "--text-encoder is missing; give umt5_xxl_fp16.safetensors, or --embeddings."
         )
-    if os.path.isdir(path):
-        folder = text_encoder_folder(path)
-        check_text_width(folders.read_config(folder, UMT5Config)["d_model"], wanted)
-        return folders.weights(folder).bytes_as(dtype)
-    file = open_text_encoder(path)
-    check_text_width(umt5_config(file.shapes)["d_model"], wanted)
-    return file.bytes_as(dtype)
+    return open_text_encoder(path)
+
+
+def _image_encoder(
+    options: Options, transformer: Transformer, path: Path | None
+) -> ImageEncoder | None:
+    """What the transformer looks at the image through, if it does."""
+    if options.image is None or not transformer.config.get("image_dim"):
+        return None
+    if path is None:
+        raise UsageError(
+            f"{transformer.name} looks at the image through CLIP; give "
+            "--image-encoder clip_vision_h.safetensors."
+        )
+    return open_image_encoder(path)

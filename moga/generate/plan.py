@@ -11,13 +11,12 @@ from torch import Tensor
 from ..config import MAX_POSITIONS
 from ..files import readable, require_space
 from ..flops import density
-from ..hosts.diffusers.pipeline import check_embeddings
-from ..hosts.diffusers.text_encoder import check_lengths, load_tokenizer
+from ..hosts.diffusers import check_embeddings, check_lengths
 from ..layout import VideoLayout
 from ..shots import ShotList
 from ..video.writer import find_ffmpeg
 from .memory import Memory, estimate
-from .models import Models, examine
+from .models import Models, open_models
 from .options import Options, UsageError
 from .picture import Picture, open_picture
 from .places import prove
@@ -76,14 +75,14 @@ def make_plan(options: Options) -> Plan:
     ShotMismatchError, UsageError, CheckpointError and ConfigError, each with one sentence.
     """
     shots = ShotList.read(options.script, options.fps)
-    models = examine(options)
+    models = open_models(options)
     _check_experts(options, models)
     layout = _layout(options, shots, models)
     picture = None
     if options.image is not None:
         picture = open_picture(options.image, options.width, options.height)
-    channels, frames = models.latent_channels, layout.frames
-    height, width = options.height // models.scale, options.width // models.scale
+    channels, frames = models.vae.channels, layout.frames
+    height, width = options.height // models.vae.stride, options.width // models.vae.stride
     sampled = 4 * channels * frames * height * width
     pixels = shots.frames * options.height * options.width
     embeddings = latents = None
@@ -94,7 +93,7 @@ def make_plan(options: Options) -> Plan:
     elif options.embeddings is not None:
         embeddings = _embeddings(options, len(shots.shots), models.first.config["text_dim"])
     else:
-        check_lengths(load_tokenizer(options.text_encoder or options.model), shots.texts)
+        check_lengths(models.pipeline.text_encoder.tokenizer, shots.texts)
     plan = Plan(
         options,
         shots,
@@ -123,7 +122,7 @@ def _check_experts(options: Options, models: Models) -> None:
 
 
 def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
-    multiple = models.scale * models.patch
+    multiple = models.vae.stride * models.patch
     for name, size in (("width", options.width), ("height", options.height)):
         if size < multiple or size % multiple:
             near = max(multiple, round(size / multiple) * multiple)

@@ -12,9 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoint import DTYPES
-from ..hosts.diffusers.enable import enable_moga
-from ..hosts.diffusers.pipeline import load_pipeline, shot_inputs
-from ..hosts.diffusers.vae import check_latents, decode_frames, load_vae
+from ..hosts.diffusers import (
+    build_pipeline,
+    check_latents,
+    decode_frames,
+    enable_moga,
+    make_scheduler,
+    shot_inputs,
+)
 from ..pictures.contact_sheet import ContactSheet
 from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
@@ -165,7 +170,7 @@ def choose_device(name: str) -> torch.device:
 
 def _load(plan: Plan, device: torch.device) -> Any:
     options = plan.options
-    pipe = _whole(options) if options.latents is None else _decoder(options)
+    pipe = _decoder(plan) if plan.models.pipeline is None else _whole(plan)
     if options.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif options.offload == "sequential":
@@ -178,27 +183,20 @@ def _load(plan: Plan, device: torch.device) -> Any:
     return pipe
 
 
-def _decoder(options: Options) -> WanPipeline:
+def _decoder(plan: Plan) -> WanPipeline:
     """The VAE alone: decoding has the memory to itself."""
-    vae = load_vae(options.vae or options.model, dtype=DTYPES[options.dtype])
+    vae = plan.models.vae.load(DTYPES[plan.options.dtype])
     nothing = dict.fromkeys(("tokenizer", "text_encoder", "transformer", "scheduler"))
     return WanPipeline(vae=vae, **nothing)
 
 
-def _whole(options: Options) -> Any:
-    pipe = load_pipeline(
-        options.model,
-        model_low=options.model_low,
-        vae=options.vae,
-        text_encoder=options.text_encoder,
-        image_encoder=options.image_encoder,
-        routers=options.routers,
-        routers_low=options.routers_low,
-        with_text=options.embeddings is None,
+def _whole(plan: Plan) -> Any:
+    options = plan.options
+    pipe = build_pipeline(
+        plan.models.pipeline,
         from_image=options.image is not None,
         boundary=options.boundary,
-        scheduler=options.scheduler,
-        shift=options.shift,
+        scheduler=make_scheduler(options.scheduler, options.shift),
         dtype=DTYPES[options.dtype],
         backend=options.backend,
     )

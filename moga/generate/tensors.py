@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..checkpoint import write
-from ..tensors import read_header, read_tensors
+from ..tensor_file import TensorFile
 from ..vae.decode import broken_frames
 from .options import UsageError
 
@@ -71,10 +71,10 @@ def write_latents(path: Path, latents: Tensor, settings: dict[str, Any]) -> None
 
 def _read(path: Path, names: tuple[str, ...], dimensions: int) -> dict[str, Tensor]:
     """Those of the tensors that the file has, in float32; nothing else in it is read."""
-    header = read_header(path)
-    there = [name for name in names if name in header.shapes]
+    file = TensorFile.open(path)
+    there = [name for name in names if name in file.shapes]
     for name in there:
-        shape, dtype = header.shapes[name], header.dtypes[name]
+        shape, dtype = file.shapes[name], file.dtypes[name]
         if len(shape) != dimensions:
             raise UsageError(
                 f"{path.name} has {name} of shape {reprlib.repr(shape)}; {dimensions} dimensions "
@@ -84,4 +84,4 @@ def _read(path: Path, names: tuple[str, ...], dimensions: int) -> dict[str, Tens
             raise UsageError(
                 f"{path.name} has {name} as {dtype}; save it in float32, float16 or bfloat16."
             )
-    return {name: tensor.float() for name, tensor in read_tensors(path, there)}
+    return {name: tensor.float() for name, tensor in file.read(there)}

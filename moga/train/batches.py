@@ -1,7 +1,7 @@
 """What each step trains on, as a function of its number alone: that is what makes resume exact.
 
 A batch is a few clips with the same grid and the same cuts, as one forward needs them. Every epoch
-deals all clips into batches anew. Nothing is remembered between steps, so a training that was cut
+puts all clips into batches anew. Nothing is remembered between steps, so a training that was cut
 off anywhere goes on with the very clips and noise it would have had.
 
 Letters: B clips of a batch, C latent channels, t, h, w latent grid, S shots, K text tokens.
@@ -46,8 +46,11 @@ class Batch:
         return Batch(*moved, self.starts, self.text_tokens, self.sources)
 
 
-class Deal:
-    """Clips dealt into batches, epoch after epoch; batch n of a training is `deal[n]`."""
+class BatchOrder:
+    """Clips put into batches, epoch after epoch, each in an order of its own.
+
+    Batch n of a training is `order[n]`.
+    """
 
     def __init__(self, clips: Sequence[CachedClip], batch: int, seed: int) -> None:
         self.clips, self.batch, self.seed = clips, batch, seed
@@ -56,19 +59,19 @@ class Deal:
             alike.setdefault((clip.shape, clip.starts), []).append(index)
         self.alike = list(alike.values())
         self.per_epoch = sum(-(-len(group) // batch) for group in self.alike)
-        self._epoch = lru_cache(2)(self._deal)
+        self._epoch = lru_cache(2)(self._shuffled)
 
     def __getitem__(self, number: int) -> list[Draw]:
         epoch, place = divmod(number, self.per_epoch)
         first = number * self.batch
         return [(clip, first + i) for i, clip in enumerate(self._epoch(epoch)[place])]
 
-    def _deal(self, epoch: int) -> list[list[int]]:
+    def _shuffled(self, epoch: int) -> list[list[int]]:
         random = np.random.default_rng((self.seed, epoch))
         batches = []
         for group in self.alike:
-            order = random.permutation(group).tolist()
-            batches += [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+            clips = random.permutation(group).tolist()
+            batches += [clips[i : i + self.batch] for i in range(0, len(clips), self.batch)]
         return [batches[i] for i in random.permutation(len(batches))]
 
 
@@ -113,15 +116,15 @@ class Clips(Dataset):
         )
 
 
-class _From(Sampler):
+class _Share(Sampler):
     """The draws of one process, from batch number `first` on: every `ranks`-th."""
 
-    def __init__(self, deal: Deal, first: int, rank: int, ranks: int, count: int) -> None:
+    def __init__(self, order: BatchOrder, first: int, rank: int, ranks: int, count: int) -> None:
         self.numbers = range(first + rank, first + count, ranks)
-        self.deal = deal
+        self.order = order
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return map(self.deal.__getitem__, self.numbers)
+        return map(self.order.__getitem__, self.numbers)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -129,7 +132,7 @@ class _From(Sampler):
 
 def batches(
     clips: Clips,
-    deal: Deal,
+    order: BatchOrder,
     *,
     first: int,
     count: int,
@@ -143,7 +146,7 @@ def batches(
     """
     return DataLoader(
         clips,
-        batch_sampler=_From(deal, first, rank, ranks, count),
+        batch_sampler=_Share(order, first, rank, ranks, count),
         collate_fn=clips.collate,
         num_workers=workers,
         persistent_workers=False,

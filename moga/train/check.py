@@ -5,33 +5,30 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from ..checkpoint import CheckpointError
-from ..config import ConfigError
-from ..hosts.diffusers import folders
-from ..hosts.diffusers.pipeline import check_text_width, check_vae, takes_image
-from ..hosts.diffusers.text_encoder import open_text_encoder, text_encoder_folder, umt5_config
-from ..hosts.diffusers.transformer import open_routers, open_wan, router_shapes, wan_config
-from ..kernels import AUTO, BackendError, require
+from ..errors import MogaError
+from ..hosts.diffusers import check_together, router_shapes
+from ..kernels import AUTO, require
 from ..shots import ShotList
-from ..shots.script import ShotScriptError, located
+from ..shots.script import located
+from ..tensor_file import TensorFile
 from ..video.ffmpeg import find_ffmpeg, hidden_window
-from ..wan import CHANNELS, SPATIAL_STRIDE
-from .cache.spec import CacheError, check_multiple, vae_settings
+from .cache.spec import check_multiple
 from .folders import unwritable
+from .model_files import ModelFiles, model_files, there
 from .optimizers import check_optimizer
 from .read_settings import SettingsError
 from .settings import LORA_TARGETS, Settings
 
-_WRONG = (BackendError, CacheError, CheckpointError, ConfigError, SettingsError, ShotScriptError)
+Found = TypeVar("Found")
 
 
 def check(settings: Settings) -> int:
@@ -40,84 +37,82 @@ def check(settings: Settings) -> int:
     Returns the pixels of a token, along width and height.
     Raises SettingsError: a line for everything that is wrong, each with what to change.
     """
-    data, problems = settings.data, _Problems()
-    for name, path in (("data.rows", data.rows), ("data.validation_rows", data.validation_rows)):
-        with problems.kept():
-            if path is not None:
-                _there(name, path)
-    for number, path in enumerate(settings.validation.scripts):
-        name = f"validation.scripts.{number}"
-        with problems.kept(), located(name):
-            _there(name, path)
-            ShotList.read(path, data.fps)
-    for script in settings.validation.scripts:
-        same = [path for path in settings.validation.scripts if path.stem == script.stem]
-        if len(same) > 1:
-            problems.append(
-                f"validation.scripts has {' and '.join(map(str, same))}, whose films would have "
-                "one name; rename one."
-            )
-    with problems.kept():
-        _may_be_folder("data.cache", data.cache, whole=True)
-    with problems.kept():
-        _may_be_folder("save.folder", settings.save.folder)
-    with problems.kept():
-        _ffmpeg_runs()
-    for stage in settings.stages:
-        with problems.kept(f"stage {stage.name!r}: "):
-            settings.moga.config(stage)
-    with problems.kept():
-        if settings.backend != AUTO:
-            require(settings.backend)
-    with problems.kept():
-        check_optimizer(settings.optimizer)
-    for tracker in settings.log.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            problems.append(f"log.trackers names {tracker!r}; install it, or leave it out.")
-    config = vae = width = None
-    with problems.kept():
-        config = _transformer(settings)
-    with problems.kept():
-        _check_groups(settings)
-    with problems.kept():
-        _there("data.vae", data.vae, folder=True)
-        vae = vae_settings(data.vae)
-    with problems.kept():
-        _there("data.text_encoder", data.text_encoder, folder=True)
-        width = _text_width(data.text_encoder)
-    if config and vae:
-        with problems.kept():
-            check_vae(vae.get("z_dim", CHANNELS), config["out_channels"])
-        pixels = vae.get("scale_factor_spatial", SPATIAL_STRIDE) * config["patch_size"][1]
+    problems = [*_wrong_inputs(settings), *_wrong_places(settings), *_wrong_choices(settings)]
+    files = model_files(settings)
+    transformer, unlike_model = _tried(lambda: files.transformer)
+    _, unlike_routers = _tried(lambda: _check_groups(settings, files))
+    vae, unlike_vae = _tried(lambda: files.vae)
+    text, unlike_text = _tried(lambda: files.text_encoder)
+    problems += [*unlike_model, *unlike_routers, *unlike_vae, *unlike_text]
+    if transformer and vae:
+        problems += _wrong(lambda: check_together(transformer, vae))
+        pixels = vae.stride * transformer.config["patch_size"][1]
         for name in ("width", "height"):
-            with problems.kept():
-                check_multiple(f"data.{name}", getattr(data, name), pixels)
-    if config:
-        with problems.kept():
-            _check_lora(settings, config["num_layers"])
-    if config and width:
-        with problems.kept():
-            check_text_width(width, config["text_dim"])
+            size = getattr(settings.data, name)
+            problems += _wrong(partial(check_multiple, f"data.{name}", size, pixels))
+    if transformer:
+        problems += _wrong(lambda: _check_lora(settings, transformer.config["num_layers"]))
+    if transformer and text:
+        problems += _wrong(lambda: check_together(transformer, text_encoder=text))
     if problems:
         raise SettingsError("\n".join(dict.fromkeys(problems)))
     return pixels
 
 
-class _Problems(list[str]):
-    """What is wrong, in words."""
-
-    @contextmanager
-    def kept(self, before: str = "") -> Iterator[None]:
-        """Note what stops the block, and go on after it."""
-        try:
-            yield
-        except _WRONG as error:
-            self.append(f"{before}{error}")
+def _tried(find: Callable[[], Found], before: str = "") -> tuple[Found | None, list[str]]:
+    """What `find` gives, and in words what was wrong with it, if anything."""
+    try:
+        return find(), []
+    except MogaError as error:
+        return None, [f"{before}{error}"]
 
 
-def _there(name: str, path: Path, *, folder: bool = False) -> None:
-    if not (path.is_file() or (folder and path.is_dir())):
-        raise SettingsError(f"{name} is {path}, which is not there; check the path.")
+def _wrong(judge: Callable[[], object], before: str = "") -> list[str]:
+    """What stops `judge`, in words."""
+    return _tried(judge, before)[1]
+
+
+def _wrong_inputs(settings: Settings) -> Iterator[str]:
+    """Clips, and scripts of films."""
+    data, scripts = settings.data, settings.validation.scripts
+    for name, path in (("data.rows", data.rows), ("data.validation_rows", data.validation_rows)):
+        if path is not None:
+            yield from _wrong(partial(there, name, path))
+    for number, path in enumerate(scripts):
+        yield from _wrong(partial(_check_script, f"validation.scripts.{number}", path, data.fps))
+    for script in scripts:
+        same = [path for path in scripts if path.stem == script.stem]
+        if len(same) > 1:
+            yield (
+                f"validation.scripts has {' and '.join(map(str, same))}, whose films would have "
+                "one name; rename one."
+            )
+
+
+def _wrong_places(settings: Settings) -> Iterator[str]:
+    """Folders that are written to, and the program that reads clips."""
+    cache, folder = settings.data.cache, settings.save.folder
+    yield from _wrong(lambda: _may_be_folder("data.cache", cache, whole=True))
+    yield from _wrong(lambda: _may_be_folder("save.folder", folder))
+    yield from _wrong(_ffmpeg_runs)
+
+
+def _wrong_choices(settings: Settings) -> Iterator[str]:
+    """Attention, and what is chosen among packages that may be there."""
+    for stage in settings.stages:
+        yield from _wrong(partial(settings.moga.config, stage), f"stage {stage.name!r}: ")
+    if settings.backend != AUTO:
+        yield from _wrong(lambda: require(settings.backend))
+    yield from _wrong(lambda: check_optimizer(settings.optimizer))
+    for tracker in settings.log.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            yield f"log.trackers names {tracker!r}; install it, or leave it out."
+
+
+def _check_script(name: str, path: Path, fps: float) -> None:
+    with located(name):
+        there(name, path)
+        ShotList.read(path, fps)
 
 
 def _may_be_folder(name: str, path: Path, *, whole: bool = False) -> None:
@@ -132,22 +127,23 @@ def _may_be_folder(name: str, path: Path, *, whole: bool = False) -> None:
 
 
 def _ffmpeg_runs() -> None:
-    try:
-        command = [find_ffmpeg(), "-version"]
-        subprocess.run(command, check=True, capture_output=True, **hidden_window())
-    except ImportError:
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise SettingsError(
             "clips are read by ffmpeg, which imageio-ffmpeg brings and is not installed; run "
             "`pip install imageio-ffmpeg`."
-        ) from None
-    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        )
+    try:
+        command = [find_ffmpeg(), "-version"]
+        subprocess.run(command, check=True, capture_output=True, **hidden_window())
+    except (ImportError, OSError, subprocess.CalledProcessError) as error:
+        why = "there is no program" if isinstance(error, ImportError) else error
         raise SettingsError(
-            f"clips are read by ffmpeg, which does not run ({error}); run `pip install "
+            f"clips are read by ffmpeg, which does not run ({why}); run `pip install "
             "--force-reinstall imageio-ffmpeg`, or let IMAGEIO_FFMPEG_EXE name a program that does."
         ) from None
 
 
-def _check_groups(settings: Settings) -> None:
+def _check_groups(settings: Settings, files: ModelFiles) -> None:
     """Routers pass from stage to stage unless a stage asks for another number of groups.
 
     Raises SettingsError, CheckpointError.
@@ -155,10 +151,8 @@ def _check_groups(settings: Settings) -> None:
     if settings.model.attention == "dense" or "routed" not in settings.moga.branches:
         return
     groups = None
-    if settings.model.routers not in ("random", "file"):
-        _there("model.routers", settings.model.routers)
-        file = open_routers(settings.model.routers)
-        groups = next(iter(router_shapes(file).values()))["weight"][0]
+    if files.routers is not None:
+        groups = _groups_of(files.routers)
     for stage in settings.stages:
         wanted = stage.groups or settings.moga.groups
         if groups not in (None, wanted) and stage.groups is None:
@@ -170,35 +164,16 @@ def _check_groups(settings: Settings) -> None:
         groups = wanted
 
 
-def _transformer(settings: Settings) -> Mapping[str, Any]:
-    model = settings.model
-    if model.scratch is not None:
-        if model.routers == "file":
-            raise SettingsError(
-                "model.routers is 'file', but model.scratch has none; use 'random'."
-            )
-        return {
-            "num_layers": model.scratch.layers,
-            "out_channels": model.scratch.channels,
-            "text_dim": model.scratch.text,
-            "patch_size": (1, 2, 2),
-        }
-    _there("model.file", model.file, folder=True)
-    if model.routers == "file" and (model.file.is_dir() or not router_shapes(open_wan(model.file))):
+def _groups_of(file: TensorFile) -> int:
+    """The number of groups that all routers of a file have. Raises SettingsError."""
+    shapes = [shape for router in router_shapes(file).values() for shape in router.values()]
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) > 1:
         raise SettingsError(
-            f"model.routers is 'file', but {model.file.name} holds no routers; give a router file, "
-            "or 'random'."
+            f"model.routers is {file.name}, whose routers differ in their number of groups "
+            f"({', '.join(map(str, sorted(sizes)))}); use a whole file of routers."
         )
-    if model.file.is_dir():
-        config = folders.read_config(folders.model(model.file, "transformer"))
-    else:
-        config = wan_config(open_wan(model.file))
-    if takes_image(config):
-        raise SettingsError(
-            f"model.file is {model.file.name}, which begins with an image; this trainer knows "
-            "text-to-video models, so choose one of those."
-        )
-    return config
+    return sizes.pop()
 
 
 def _check_lora(settings: Settings, layers: int) -> None:
@@ -215,9 +190,3 @@ def _check_lora(settings: Settings, layers: int) -> None:
                 f"lora.targets has {target!r}, which no linear layer of the model is named; did "
                 f"you mean {near!r}?"
             )
-
-
-def _text_width(path: Path) -> int:
-    if path.is_dir():
-        return folders.read_config(text_encoder_folder(path))["d_model"]
-    return umt5_config(open_text_encoder(path).shapes)["d_model"]

@@ -10,44 +10,35 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
-from ..errors import MogaError
 from ..files import require_space
 from .contents import digest_of
-
-# RuntimeErrors that no disk raises.
-_ELSEWHERE: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
-if torch.distributed.is_available():
-    _ELSEWHERE += (torch.distributed.DistError,)
+from .errors import NO_DISK, TrainingError, writing
 
 _NAME = re.compile(r"(\d{2})-(\d{8})")
 PROGRESS = "progress.json"
-_FILES = "files"  # in PROGRESS: size and digest of all others, by their path from the checkpoint
+# In PROGRESS, beside stage and step: the fingerprint, and size and digest of all other files by
+# their paths from the checkpoint.
+_FINGERPRINT, _FILES = "settings", "files"
 ASIDE = ".damaged"  # after the name of one that was set aside
-
-
-class TrainingError(MogaError, RuntimeError):
-    """A training that cannot go on; the message says why, and what is safe."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a training stands: `step` steps of stage number `stage` are done.
 
-    settings: what it is bound to, see `resume.bound_to`.
+    fingerprint: of what decides its numbers, see `resume.fingerprint`.
     """
 
     stage: int
     step: int
-    settings: dict[str, Any]
+    fingerprint: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -66,15 +57,22 @@ class Damaged:
 class Survey:
     """The newest whole checkpoint and where it stands, and the newer ones that are damaged."""
 
-    found: tuple[Path, Progress] | None
+    newest: tuple[Path, Progress] | None
     damaged: tuple[Damaged, ...]
 
 
 class Checkpoints:
-    """The folder of a training's checkpoints."""
+    """The folder of a training's checkpoints.
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder, self.keep_last = folder, keep_last
+    every: steps between two. keep_last: how many are kept.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, every: int = 1) -> None:
+        self.folder, self.keep_last, self.every = folder, keep_last, every
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether there is one after a step, of a stage that ends with step `last`."""
+        return step % self.every == 0 or step == last
 
     def all(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -102,8 +100,8 @@ class Checkpoints:
         return Survey(None, ())
 
     def latest(self) -> tuple[Path, Progress] | None:
-        """What `survey` finds."""
-        return self.survey().found
+        """The newest whole one, as `survey` tells it."""
+        return self.survey().newest
 
     def set_aside(self, damaged: Sequence[Damaged]) -> None:
         """Take damaged checkpoints out of the way, and say where. Raises TrainingError."""
@@ -153,7 +151,7 @@ class Checkpoints:
         part = self.part(progress)
         try:
             write(part)
-        except _ELSEWHERE:
+        except NO_DISK:
             raise
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -169,32 +167,6 @@ class Checkpoints:
         return f", it goes on from step {int(_NAME.fullmatch(paths[-1].name)[2])}"
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell of a disk that does not let the block write. Raises TrainingError."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f"{error.filename or path} cannot be written ({error.strerror or error}); see that the "
-            "disk has room and lets this user write, and start again."
-        ) from error
-
-
-@contextmanager
-def loading(path: Path) -> Iterator[None]:
-    """Tell of a checkpoint that cannot be loaded, whatever the reason. Raises TrainingError."""
-    try:
-        yield
-    except _ELSEWHERE:
-        raise
-    except Exception as error:  # of accelerate, torch, pickle, safetensors, zip files
-        raise TrainingError(
-            f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {error}); delete it "
-            "to go on from the one before."
-        ) from error
-
-
 def _note(part: Path, progress: Progress, needed: Mapping[Path, str]) -> None:
     """Write down what a checkpoint holds, and let it outlive a power cut."""
     held = {file: digest_of(file) for file in sorted(part.rglob("*")) if file.is_file()}
@@ -202,7 +174,8 @@ def _note(part: Path, progress: Progress, needed: Mapping[Path, str]) -> None:
         os.path.relpath(file, part).replace(os.sep, "/"): (file.stat().st_size, digest)
         for file, digest in {**held, **needed}.items()
     }
-    about = {**vars(progress), _FILES: files}
+    about = {"stage": progress.stage, "step": progress.step,
+             _FINGERPRINT: progress.fingerprint, _FILES: files}  # fmt: skip
     (part / PROGRESS).write_text(json.dumps(about, indent=1), encoding="utf-8")
     for file in filter(Path.is_file, part.rglob("*")):
         with file.open("rb+") as written:
@@ -214,16 +187,16 @@ def _whole(path: Path) -> Progress:
     try:
         data = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
         files = data.pop(_FILES, {})  # an older version noted none
-        progress = Progress(**data)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        progress = Progress(fingerprint=data.pop(_FINGERPRINT), **data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{PROGRESS} cannot be read: {error}") from None
     if progress.name != path.name:
         raise ValueError(f"{PROGRESS} is that of {progress.name}")
     for name, (size, _) in files.items():  # all of them first, as it takes no time
         if not (path / name).is_file():
             raise ValueError(f"{name} is gone")
-        if (found := (path / name).stat().st_size) != size:
-            raise ValueError(f"{name} has {found} bytes of {size}")
+        if (there := (path / name).stat().st_size) != size:
+            raise ValueError(f"{name} has {there} bytes of {size}")
     for name, (_, digest) in files.items():
         if digest_of(path / name) != digest:
             raise ValueError(f"{name} has other contents than were written")

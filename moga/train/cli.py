@@ -44,9 +44,9 @@ def _main(arguments: Sequence[str]) -> int:
         "--jobs", type=int, default=1, help="processes that make the cache, with --cache-only"
     )
     options, words = parser.parse_known_args(arguments)
-    from .cache.jobs import fill_cache
+    from .preview import check_only
     from .read_settings import SettingsError, read_settings
-    from .run import check_only, run
+    from .run import fill_cache, run
 
     settings = read_settings(options.config, words)
     if options.jobs != 1 and not (options.cache_only and options.jobs > 0):
@@ -55,11 +55,10 @@ def _main(arguments: Sequence[str]) -> int:
         )
     if options.check:
         print(check_only(settings))
-        return 0
-    if options.jobs > 1:
+    elif options.cache_only:
         fill_cache(settings, options.jobs)
-    if (model := run(settings, cache_only=options.cache_only)) is not None:
-        print(f"wrote {model}")
+    else:
+        print(f"wrote {run(settings)}")
     return 0
 
 

@@ -11,9 +11,16 @@ from torch import nn
 
 from ..checkpoint import CheckpointError, Routers
 from ..config import MoGAConfig
-from ..hosts.diffusers import enable_moga, load_routers, load_wan, moga_config, moga_routers
-from ..hosts.diffusers.pipeline import takes_image
-from .settings import Lora, Scratch, Settings, Stage
+from ..hosts.diffusers import (
+    enable_moga,
+    load_routers,
+    load_wan,
+    moga_config,
+    moga_routers,
+    router_parameters,
+)
+from .model_files import model_files
+from .settings import Lora, Settings, Stage
 
 ADAPTER = "moga"
 
@@ -25,15 +32,10 @@ def build(
 
     earlier: the model that the stage before left; None for the first stage.
     frozen: type of weights that the stage does not train; the others are float32.
-    Raises CheckpointError for routers or a model that cannot be trained.
+    Raises CheckpointError for routers that cannot be trained.
     """
     whole = stage.train == "full"
     dit = base_of(settings, earlier, torch.float32 if whole else frozen)
-    if takes_image(dit.config):
-        raise CheckpointError(
-            f"{settings.model.file} begins with an image, and this trainer knows text-to-video "
-            "models only; choose one of those."
-        )
     config = None if settings.model.attention == "dense" else settings.moga.config(stage)
     enable_moga(
         dit,
@@ -63,34 +65,11 @@ def parameter_groups(dit: nn.Module, stage: Stage) -> list[dict[str, object]]:
     return [group for group in groups if group["params"]]
 
 
-def router_parameters(dit: nn.Module) -> list[nn.Parameter]:
-    """Weight and bias of every router."""
-    return [p for name, p in dit.named_parameters() if ".router." in name]
-
-
-def new_transformer(sizes: Scratch, seed: int) -> WanTransformer3DModel:
-    """A Wan transformer with random weights, in float32."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return WanTransformer3DModel(
-            num_attention_heads=sizes.heads,
-            attention_head_dim=128,
-            num_layers=sizes.layers,
-            ffn_dim=sizes.ffn,
-            text_dim=sizes.text,
-            in_channels=sizes.channels,
-            out_channels=sizes.channels,
-        )
-
-
 def base_of(settings: Settings, earlier: Path | None, dtype: torch.dtype) -> WanTransformer3DModel:
     """What a stage begins with: the result of the stage before, or `settings.model`."""
-    model = settings.model
     if earlier is not None:
         return load_wan(earlier, dtype=dtype)
-    if model.file is not None:
-        return load_wan(model.file, dtype=dtype)
-    return new_transformer(model.scratch, settings.seed)
+    return model_files(settings).transformer.load(dtype)
 
 
 def _routers(
@@ -107,7 +86,7 @@ def _routers(
     if first and asked == "random":
         return "random"
     if first and asked != "file":
-        routers, found = load_routers(asked)
+        routers, found = load_routers(model_files(settings).routers)
     else:
         routers, found = moga_routers(dit), moga_config(dit)
     if found is not None and found.groups != config.groups:

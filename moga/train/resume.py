@@ -15,17 +15,14 @@ from .read_settings import SettingsError
 from .settings import Settings
 
 _BY_STEP_COUNT = ("linear", "cosine")  # schedules that end with the last step
-
-
-SHARDED = "weights split over processes"
-
-
+# Of a fingerprint, in checkpoints and in what is told.
+PROCESSES, SHARDED = "processes", "weights split over processes"
 _CLIPS = "clips of data.rows"
 _MODEL, _VAE, _TEXT = (f"contents of {name}" for name in
                        ("model.file", "data.vae", "data.text_encoder"))  # fmt: skip
 
 
-def bound_to(
+def fingerprint(
     settings: Settings,
     rows: Sequence[Examined],
     processes: int,
@@ -38,29 +35,29 @@ def bound_to(
     that cannot be read.
     """
     contents = contents or Contents(settings.data.cache / MEMORY)
-    bound = {**settings.for_resume(), "processes": processes, SHARDED: sharded}
+    made = {**settings.for_resume(), PROCESSES: processes, SHARDED: sharded}
     try:
-        bound[_CLIPS] = _clips(rows, contents)
-        bound[_VAE] = contents.of_model(settings.data.vae, *VAE_PARTS)[:12]
-        bound[_TEXT] = contents.of_model(settings.data.text_encoder, *TEXT_PARTS)[:12]
+        made[_CLIPS] = _clips(rows, contents)
+        made[_VAE] = contents.of_model(settings.data.vae, *VAE_PARTS)[:12]
+        made[_TEXT] = contents.of_model(settings.data.text_encoder, *TEXT_PARTS)[:12]
         if settings.model.file is not None:
-            bound[_MODEL] = contents.of_model(settings.model.file, "transformer")[:12]
+            made[_MODEL] = contents.of_model(settings.model.file, "transformer")[:12]
     except OSError as error:
         raise SettingsError(
             f"{error.filename} cannot be read ({error.strerror}); check the path and its rights."
         ) from None
-    return bound
+    return made
 
 
-def check_same(settings: Settings, bound: dict[str, Any], found: Progress | None) -> None:
+def check_same(settings: Settings, now: dict[str, Any], progress: Progress | None) -> None:
     """Raise SettingsError where a training would be continued as another one.
 
-    bound: what `bound_to` gives now. found: where the training stands; None at its beginning.
+    now: the fingerprint. progress: where the training stands; None at its beginning.
     """
-    if found is None:
+    if progress is None:
         return
-    folder, now, then = settings.save.folder, _flat(bound), _flat(found.settings)
-    for name in (*_may_change(settings, found.stage), *on_trust(found)):
+    folder, now, then = settings.save.folder, _flat(now), _flat(progress.fingerprint)
+    for name in (*_may_change(settings, progress.stage), *on_trust(progress)):
         now.pop(name, None), then.pop(name, None)
     for name in sorted(now | then):
         if now.get(name) != then.get(name):
@@ -68,11 +65,11 @@ def check_same(settings: Settings, bound: dict[str, Any], found: Progress | None
                 f"{folder} holds a training with {name} = {then.get(name)}, now it is "
                 f"{now.get(name)}; set it back to go on, or give another save.folder."
             )
-    asked = settings.stages[found.stage].steps
-    if asked < found.step:
+    steps = settings.stages[progress.stage].steps
+    if steps < progress.step:
         raise SettingsError(
-            f"stages.{found.stage}.steps is {asked}, but {folder} holds {found.step} steps of it; "
-            f"give {found.step} or more, or another save.folder."
+            f"stages.{progress.stage}.steps is {steps}, but {folder} holds {progress.step} steps "
+            f"of it; give {progress.step} or more, or another save.folder."
         )
 
 
@@ -82,9 +79,9 @@ def _may_change(settings: Settings, stage: int) -> list[str]:
     return [f"stages.{index}.steps" for index in range(first, len(settings.stages))]
 
 
-def on_trust(found: Progress) -> tuple[str, ...]:
+def on_trust(progress: Progress) -> tuple[str, ...]:
     """Names of what may have changed unseen: an older version noted files by samples, or not."""
-    return () if _VAE in found.settings else (_CLIPS, _MODEL, _VAE, _TEXT)
+    return () if _VAE in progress.fingerprint else (_CLIPS, _MODEL, _VAE, _TEXT)
 
 
 def _clips(rows: Sequence[Examined], contents: Contents) -> str:

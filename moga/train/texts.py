@@ -8,9 +8,10 @@ from functools import cache
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from ..data.rows import Examined, refuse
-from ..hosts.diffusers.text_encoder import load_tokenizer, token_count
+from ..hosts.diffusers import token_count
 from ..shots.script import shorten
 from ..wan import TEXT_TOKENS
+from .model_files import model_files
 from .read_settings import SettingsError
 from .settings import Settings
 from .validation import script_texts
@@ -21,7 +22,7 @@ def check_texts(settings: Settings, rows: Sequence[Examined]) -> None:
 
     Raises RowsError with all shots that are too long, SettingsError for a text of a film.
     """
-    tokenizer, limit = load_tokenizer(settings.data.text_encoder), settings.data.text_tokens
+    tokenizer, limit = model_files(settings).text_encoder.tokenizer, settings.data.text_tokens
     read = min(limit, TEXT_TOKENS)
     fix = "shorten it" if limit >= TEXT_TOKENS else "shorten it, or raise data.text_tokens"
 

@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 def for_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """What the main process finds, or raises, in every process. All have to call it."""
-    found: list[object] = [None, None]
+    """What the main process returns, or raises, in every process. All have to call it."""
+    outcome: list[object] = [None, None]
     if accelerator.is_main_process:
         try:
-            found[0] = work()
+            outcome[0] = work()
         except Exception as error:
-            found[1] = error
-    result, error = broadcast_object_list(found)
+            outcome[1] = error
+    result, error = broadcast_object_list(outcome)
     if error is not None:
         raise error
     return result

@@ -1,4 +1,4 @@
-"""What a training looks at on the way: the loss on clips it does not train on, and films.
+"""What a training is evaluated by: the loss on clips it does not train on, and films.
 
 Every process samples and measures, because a model whose weights are split needs all of them.
 """
@@ -14,8 +14,7 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor, nn
 
-from ..hosts.diffusers import load_vae, save_video, shot_inputs
-from ..hosts.diffusers.pipeline import make_scheduler
+from ..hosts.diffusers import make_scheduler, save_video, shot_inputs
 from ..shots import ShotList
 from ..vae.decode import broken_frames
 from ..video.writer import partial_of
@@ -23,13 +22,14 @@ from ..wan import WIDE_CHANNELS, first_video_frame
 from .batches import Batch, Clips, padded
 from .cache.reader import CachedClip, load_text
 from .cache.spec import CacheSpec, text_file
-from .checkpoints import TrainingError
+from .errors import TrainingError
+from .model_files import model_files
 from .objective import losses
 from .settings import Settings, Validate
 
 
 class FixedClips:
-    """Clips with noise of their own and noise levels spread evenly, the same at every look."""
+    """Clips with noise of their own and noise levels spread evenly, the same every time."""
 
     def __init__(self, clips: Sequence[CachedClip], empty: Path, settings: Settings) -> None:
         count = min(settings.validation.loss_clips, len(clips))
@@ -40,16 +40,16 @@ class FixedClips:
     @torch.no_grad()
     def loss(self, transformer: nn.Module, device: torch.device, *, dense: bool = False) -> float:
         """Mean velocity loss. Raises TrainingError where it is not finite, with the clips."""
-        found, named = [], []
+        values, broken = [], []
         for index in range(len(self._levels)):
             batch = self._batch(index)
             loss = losses(transformer, batch.to(device), self._shift, dense=dense).velocity
-            found.append(loss.item())
-            if not math.isfinite(found[-1]):
-                named += batch.sources
-        if named:
-            raise TrainingError(f"it is not a number or infinite on {', '.join(named)}")
-        return sum(found) / len(found)
+            values.append(loss.item())
+            if not math.isfinite(values[-1]):
+                broken += batch.sources
+        if broken:
+            raise TrainingError(f"it is not a number or infinite on {', '.join(broken)}")
+        return sum(values) / len(values)
 
     def _batch(self, index: int) -> Batch:
         batch = self._drawn.collate([self._drawn[index, index]])
@@ -96,11 +96,11 @@ def sample(
     film: Film, transformer: nn.Module, settings: Settings, device: torch.device
 ) -> tuple[WanPipeline, Tensor]:
     """The pipeline of a film, and the latents it gives: (1, C, t, h, w)."""
-    wanted: Validate = settings.validation
+    how: Validate = settings.validation
     pipe = WanPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=load_vae(settings.data.vae, dtype=torch.float32).to(device),
+        vae=model_files(settings).vae.load(torch.float32).to(device),
         transformer=transformer,
         scheduler=make_scheduler("unipc", settings.objective.shift),
         expand_timesteps=transformer.config.in_channels == WIDE_CHANNELS,
@@ -110,9 +110,9 @@ def sample(
         **shot_inputs(pipe, film.shots, embeddings=film.text, negative_embeddings=film.negative),
         height=settings.data.height,
         width=settings.data.width,
-        num_inference_steps=wanted.steps,
-        guidance_scale=wanted.cfg,
-        generator=torch.Generator("cpu").manual_seed(wanted.seed),
+        num_inference_steps=how.steps,
+        guidance_scale=how.cfg,
+        generator=torch.Generator("cpu").manual_seed(how.seed),
         output_type="latent",
     ).frames
     return pipe, latents.float()

@@ -12,7 +12,7 @@ pytest.importorskip("pydantic")
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from harness.tokenizer import tokenizer
 from safetensors.torch import save_file
-from training_runs import furnish, train_alone
+from training_runs import AS_LONG, furnish, train_alone
 from transformers import UMT5Config, UMT5EncoderModel
 from videos import FPS, moving_square, write_video
 
@@ -72,6 +72,6 @@ def project(files, tmp_path):
 @pytest.fixture(scope="session")
 def trained(files, tmp_path_factory):
     """A training that nothing disturbed; not to be changed."""
-    folder = furnish(tmp_path_factory.mktemp("trained"), files)
+    folder = furnish(tmp_path_factory.mktemp(AS_LONG.format("trained")), files)
     assert train_alone(folder) == 0
     return folder

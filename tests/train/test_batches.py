@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moga.train.batches import Deal, padded
+from moga.train.batches import BatchOrder, padded
 
 GRIDS = [(1, 2, 2, 2), (1, 3, 2, 2)]
 CUTS = [(0,), (0, 1)]
@@ -18,10 +18,10 @@ clip = st.builds(SimpleNamespace, shape=st.sampled_from(GRIDS), starts=st.sample
 @given(
     clips=st.lists(clip, min_size=1, max_size=12), batch=st.integers(1, 4), seed=st.integers(0, 9)
 )
-def test_an_epoch_deals_every_clip_once_among_its_like(clips, batch, seed):
-    deal = Deal(clips, batch, seed)
+def test_an_epoch_has_every_clip_once_among_its_like(clips, batch, seed):
+    order = BatchOrder(clips, batch, seed)
     for epoch in range(3):
-        dealt = [deal[epoch * deal.per_epoch + i] for i in range(deal.per_epoch)]
+        dealt = [order[epoch * order.per_epoch + i] for i in range(order.per_epoch)]
         assert Counter(clip for one in dealt for clip, _ in one) == Counter(range(len(clips)))
         for one in dealt:
             assert len(one) <= batch
@@ -34,7 +34,7 @@ def test_an_epoch_deals_every_clip_once_among_its_like(clips, batch, seed):
     number=st.integers(0, 40),
 )
 def test_a_batch_depends_on_its_number_alone(clips, batch, number):
-    one, other = Deal(clips, batch, 7), Deal(clips, batch, 7)
+    one, other = BatchOrder(clips, batch, 7), BatchOrder(clips, batch, 7)
     for earlier in range(number):
         one[earlier]
     assert one[number] == other[number]
@@ -42,16 +42,16 @@ def test_a_batch_depends_on_its_number_alone(clips, batch, number):
 
 @given(clips=st.lists(clip, min_size=1, max_size=12), batch=st.integers(1, 4))
 def test_no_two_draws_share_their_noise(clips, batch):
-    deal = Deal(clips, batch, 0)
-    draws = [draw for number in range(3 * deal.per_epoch) for _, draw in deal[number]]
+    order = BatchOrder(clips, batch, 0)
+    draws = [draw for number in range(3 * order.per_epoch) for _, draw in order[number]]
     assert len(set(draws)) == len(draws)
 
 
 def test_epochs_and_seeds_differ():
     clips = [SimpleNamespace(shape=GRIDS[0], starts=(0,)) for _ in range(12)]
     orders = {
-        tuple(deal[epoch * 12 + i][0][0] for i in range(12))
-        for deal in (Deal(clips, 1, 0), Deal(clips, 1, 1))
+        tuple(order[epoch * 12 + i][0][0] for i in range(12))
+        for order in (BatchOrder(clips, 1, 0), BatchOrder(clips, 1, 1))
         for epoch in range(2)
     }
     assert len(orders) == 4

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_runs import equal, log, refused, train, train_alone, weights
 
-from moga.train.checkpoints import PROGRESS, Checkpoints, Progress, TrainingError
+from moga.train.checkpoints import PROGRESS, Checkpoints, Progress
+from moga.train.errors import TrainingError
 
 NEWEST, BEFORE = "01-00000006", "01-00000003"
 
@@ -61,7 +62,7 @@ def test_every_damage_is_seen(standing, name, damage):
     else:
         damage(folder / NEWEST / name)
     survey = Checkpoints(folder, 2).survey()
-    assert survey.found[0].name == BEFORE and survey.found[1].step == 3
+    assert survey.newest[0].name == BEFORE and survey.newest[1].step == 3
     (one,) = survey.damaged
     assert one.path.name == NEWEST and name in one.why
 

@@ -11,17 +11,21 @@ import time
 import pytest
 from training_runs import equal, log, refused, train, train_alone, weights
 
-from moga.train.checkpoints import TrainingError
-from moga.train.folders import LOCK, alone_in, writing_cache
+from moga.train.cache.partials import writing_cache
+from moga.train.errors import TrainingError
+from moga.train.folders import alone_in
 from moga.train.locks import Lock
+from moga.train.workspace import Workspace
 
 HOLD = """
 import sys, time
 from contextlib import ExitStack
 from pathlib import Path
-from moga.train.folders import alone_in, writing_cache
+from moga.train.cache.partials import writing_cache
+from moga.train.folders import alone_in
+from moga.train.workspace import Workspace
 with ExitStack() as held:
-    word = held.enter_context({what}(Path({folder!r})))
+    word = held.enter_context({what})
     print(word, flush=True)
     time.sleep(600)
 """
@@ -33,7 +37,9 @@ def holding():
     started = []
 
     def start(what, folder):
-        code = HOLD.format(what=what, folder=str(folder))
+        place = f"Path({str(folder)!r})"
+        place = f"Workspace({place})" if what == "alone_in" else place
+        code = HOLD.format(what=f"{what}({place})")
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
         )  # fmt: skip
@@ -87,7 +93,8 @@ def test_a_lock_is_not_held_on_by_what_a_training_started(tmp_path):
 import os, time
 from pathlib import Path
 from moga.train.folders import alone_in
-with alone_in(Path({str(tmp_path)!r})):
+from moga.train.workspace import Workspace
+with alone_in(Workspace(Path({str(tmp_path)!r}))):
     if (child := os.fork()) == 0:
         os.close(1)
         time.sleep(600)
@@ -98,7 +105,7 @@ with alone_in(Path({str(tmp_path)!r})):
     child = int(run.stdout) if run.stdout.strip().isdigit() else None
     try:
         assert run.returncode == -signal.SIGKILL
-        with alone_in(tmp_path):
+        with alone_in(Workspace(tmp_path)):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -107,10 +114,10 @@ with alone_in(Path({str(tmp_path)!r})):
 def test_a_lock_that_says_nothing_refuses_all_the_same(tmp_path, holding):
     holding("alone_in", tmp_path)
     for text in ("", "{", "[]", '{"process": 1}', '{"process": 1, "host": 2, "at": "x"}'):
-        (tmp_path / LOCK).write_text(text)
+        Workspace(tmp_path).lock.write_text(text)
         with (
             pytest.raises(TrainingError, match=r"^another training runs in [^,]*; let it end"),
-            alone_in(tmp_path),
+            alone_in(Workspace(tmp_path)),
         ):
             pass
 
@@ -122,7 +129,7 @@ def test_a_disk_without_locks_is_told_of(tmp_path, capsys, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "lockf", none)
-    with alone_in(tmp_path):
+    with alone_in(Workspace(tmp_path)):
         pass
     assert "has no locks (No locks available), so a second training" in capsys.readouterr().out
     for part in ("latents", "texts"):
@@ -135,7 +142,8 @@ def test_a_disk_without_locks_is_told_of(tmp_path, capsys, monkeypatch):
 
 
 LEFT = [
-    "log.part",
+    "log.part",  # of an older version
+    ".log.jsonl.ab12.part",
     ".model.safetensors.ab12.part",
     "stages/.00-routers.safetensors.ab12.part",
     "checkpoints/.01-00000005.part/model.safetensors",
@@ -171,9 +179,9 @@ def die(*words, **named):
     assert train_alone(project, dying.format(module="ema", name="save_file")) == -signal.SIGKILL
     assert list(folder.glob("checkpoints/.*.part"))
     replace = "import os\nos.replace = lambda *_: os.kill(os.getpid(), 9)\n"
-    begin = "from moga.train import results\nreal = results.write_model\n"
+    begin = "from moga.train import export\nreal = export.write_model\n"
     begin += f"def late(*words):\n    {replace.splitlines()[1]}\n    real(*words)\n"
-    code = "import os\n" + begin + "results.write_model = late\n"
+    code = "import os\n" + begin + "export.write_model = late\n"
     assert train_alone(project, code) == -signal.SIGKILL
     assert list(folder.glob("stages/.*.part"))
     assert train_alone(project) == 0
@@ -194,8 +202,8 @@ def test_parts_of_those_that_write_stay_and_of_killed_ones_go(cache, holding):
     first, one = holding("writing_cache", cache)
     second, two = holding("writing_cache", cache)
     assert one != two
-    parts = {word: cache / "latents" / f".abc-{word}.part" for word in (one, two, "999", "987654")}
-    parts["text"] = cache / "texts" / f".abc-{one}.part"
+    parts = {word: cache / "latents" / f".abc.{word}.part" for word in (one, two, "999", "987654")}
+    parts["text"] = cache / "texts" / f".abc.{one}.part"
     parts["old"] = cache / "texts" / ".abc.part"
     whole = cache / "texts" / "abc.safetensors"
     for path in (*parts.values(), whole):
@@ -216,13 +224,13 @@ def test_parts_of_those_that_write_stay_and_of_killed_ones_go(cache, holding):
 def test_a_killed_cache_leaves_nothing_half(project):
     dying = """
 import os, signal
-from moga.train import cache_writer
-real = cache_writer.save_file
+from moga.train.cache import writer
+real = writer.save_file
 def die(tensors, path, about):
     real(tensors, path, about)
     if "latents" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
-cache_writer.save_file = die
+writer.save_file = die
 """
     assert train_alone(project, dying) == -signal.SIGKILL
     assert len(list((project / "cache").rglob(".*.part"))) == 1
@@ -239,6 +247,6 @@ def test_a_lock_is_given_back(tmp_path):
     code = f"from moga.train.locks import Lock; print(Lock({str(path)!r}).take())"
     run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout.strip() == "True"
-    with alone_in(tmp_path):
-        said = json.loads((tmp_path / LOCK).read_text())
+    with alone_in(Workspace(tmp_path)):
+        said = json.loads(Workspace(tmp_path).lock.read_text())
     assert said["process"] == os.getpid() and abs(said["at"] - time.time()) < 3600

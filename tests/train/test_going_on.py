@@ -13,14 +13,14 @@ def killing_itself(after):
     """Code that ends a training, with no chance to clean up, when it has logged `after` rows."""
     return f"""
 import os, signal
-from moga.train.journal import Journal
-add, rows = Journal.add, []
-def add_and_die(journal, row):
-    add(journal, row)
+from moga.train.log import Log
+add, rows = Log.add, []
+def add_and_die(log, row):
+    add(log, row)
     rows.append(row)
     if len(rows) == {after}:
         os.kill(os.getpid(), signal.SIGKILL)
-Journal.add = add_and_die
+Log.add = add_and_die
 """
 
 

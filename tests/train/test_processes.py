@@ -13,6 +13,7 @@ from training_runs import equal, furnish, log, refused, train, velocity, weights
 
 from moga.hosts.diffusers import load_wan
 from moga.train.folders import alone_in
+from moga.train.workspace import Workspace
 
 FSDP_ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
 
@@ -127,7 +128,7 @@ def test_split_weights_train_as_whole_ones(project, alone, words, within):
 
 def test_only_one_launch_trains_in_a_folder(project, trained):
     shutil.copytree(trained / "training", project / "training")
-    with alone_in(project / "training"):
+    with alone_in(Workspace(project / "training")):
         run = launch(project)
     assert run.returncode != 0 and "[rank1]" not in run.stderr
     assert run.stderr.count("moga.train: another training runs in") == 2

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from moga.data.rows import examine, read_rows
-from moga.train.checkpoints import Checkpoints, Progress, TrainingError
+from moga.train.checkpoints import Checkpoints, Progress
+from moga.train.errors import TrainingError
 from moga.train.read_settings import SettingsError, read_settings
-from moga.train.resume import bound_to, check_same
+from moga.train.resume import check_same, fingerprint
 from moga.train.run import _accelerator
 
 CONFIG = """
@@ -44,14 +45,14 @@ def project(files, tmp_path):
 
 
 def standing(project, *words, processes=1, sharded=False):
-    """The settings, and what a checkpoint would be bound to."""
+    """The settings, and the fingerprint of its checkpoints."""
     settings = read_settings(project / "config.toml", list(words))
     rows = examine(read_rows(settings.data.rows), fps=settings.data.fps)
-    return settings, bound_to(settings, rows, processes, sharded)
+    return settings, fingerprint(settings, rows, processes, sharded)
 
 
 def goes_on(project, then, words=(), processes=1, stage=1, step=3):
-    """Hold what is asked for now against a checkpoint that was bound to `then`."""
+    """Hold what is asked for now against a checkpoint whose fingerprint is `then`."""
     check_same(*standing(project, *words, processes=processes), Progress(stage, step, then))
 
 

@@ -12,10 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from training_runs import STEPS, refused, train
 
-from moga.train import stage
-from moga.train.cache.jobs import fill_cache
+from moga.train import learner
 from moga.train.checkpoints import Checkpoints
-from moga.train.read_settings import read_settings
+from moga.video.ffmpeg import find_ffmpeg
 
 
 def test_a_loss_that_is_not_a_number(project, trained, capsys):
@@ -44,7 +43,7 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
 ):
     """In step 3 of the second stage, after which a checkpoint is due."""
     calls = itertools.count(1)
-    real = stage.losses
+    real = learner.losses
 
     def losses(*words):
         found = real(*words)
@@ -53,7 +52,7 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "losses", losses)
+        patched.setattr(learner, "losses", losses)
         message = refused(project, capsys)
     assert "the gradient of step 3 in stage 'full' is not a number, on" in message
     assert "it goes on from step 4" in message
@@ -292,12 +291,28 @@ def test_caching_is_not_bound_to_a_checkpoint(project, trained):
 
 
 def test_several_processes_cache_what_one_does(project, trained, capsys):
-    fill_cache(read_settings(project / "config.toml"), 2)
-    assert cached(project) == cached(trained)
-    assert train(project, "--cache-only", "--jobs", "2") == 0
-    assert cached(project) == cached(trained)
+    for _ in range(2):
+        assert train(project, "--cache-only", "--jobs", "2") == 0
+        assert cached(project) == cached(trained)
     assert "--jobs is 2; give 1 or more" in refused(project, capsys, "--jobs", "2")
     assert "--jobs is 0; give 1 or more" in refused(project, capsys, "--jobs", "0", "--cache-only")
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_every_video_is_examined_once(project, monkeypatch, jobs):
+    """By a look at its packets, however many processes encode it."""
+    config = (project / "config.toml").read_text()
+    config = config.replace('validation_rows = "rows.jsonl"\n', "").replace("loss_every = 4\n", "")
+    (project / "config.toml").write_text(config)
+    calls, program = project / "calls", project / "ffmpeg"
+    program.write_text(f'#!/bin/sh\necho "$@" >> "{calls}"\nexec "{find_ffmpeg()}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    assert train(project, "--cache-only", "--jobs", jobs) == 0
+    lines = calls.read_text().splitlines()
+    examined = [line for line in lines if "-f framecrc" in line]
+    assert len(examined) == len(set(examined)) == 3
+    assert len(lines) > 3  # those that encode ask the same program
 
 
 def cached(project):

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
-from accelerate import PartialState
-
-from ..check import check
-from ..run import cache_spec, clips_of
-from ..settings import Settings
-from .missing import find_missing, say_what_is_stale
-from .spec import CacheError, all_pieces
+from ...data.rows import Examined
+from .spec import CacheError, CacheSpec, all_pieces
 from .writer import make_cache
 
 
-def fill_cache(settings: Settings, jobs: int) -> None:
-    """Write what `run` would have to cache, but for the texts of films.
+def make_cache_with(jobs: int, spec: CacheSpec, rows: Sequence[Examined]) -> None:
+    """What `make_cache` does, in so many processes. Raises what it raises.
 
-    Raises what `check` and `clips_of` raise, and CacheError.
+    They are handed what `spec` knows of files by now, and would read others again.
     """
-    check(settings)
-    train, validate = clips_of(settings)
-    rows = train + validate
-    spec = cache_spec(settings, PartialState().device)
-    say_what_is_stale(spec, find_missing(spec, rows))  # what it reads is known to all, then
     # The text encoder is by far the largest model, so it is read once.
     make_cache(spec, [], extra_texts=[t for piece in all_pieces(spec, rows) for t in piece.texts])
     parts = [rows[job::jobs] for job in range(min(jobs, len(rows)))]

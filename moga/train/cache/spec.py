@@ -19,9 +19,7 @@ import torch
 
 from ...data.rows import Examined, nearest_latent
 from ...errors import MogaError
-from ...hosts.diffusers import folders
-from ...hosts.diffusers.vae import open_vae
-from ...hosts.diffusers.vae_names import vae_config
+from ...hosts.diffusers import Part, TextEncoder, Vae, open_vae
 from ...wan import latent_frames, video_frames
 from ..contents import MEMORY, Contents
 
@@ -37,14 +35,15 @@ class CacheError(MogaError, RuntimeError):
 class CacheSpec:
     """What a cache holds.
 
-    width, height: pixels. fps: frames per second. lengths: of the pieces, in seconds.
-    dtype: of the models and of what they give. device: where the models compute.
+    vae, text_encoder: opened already, or their paths. width, height: pixels. fps: frames per
+    second. lengths: of the pieces, in seconds. dtype: of the models and of what they give. device:
+    where the models compute.
     Raises CacheError for values that no cache can have.
     """
 
     folder: Path
-    vae: Path
-    text_encoder: Path
+    vae: Path | Vae
+    text_encoder: Path | TextEncoder
     width: int
     height: int
     fps: float
@@ -68,11 +67,11 @@ class CacheSpec:
 
     @cached_property
     def vae_key(self) -> str:
-        return self.contents.of_model(self.vae, *VAE_PARTS)
+        return self.contents.of_model(_path(self.vae), *VAE_PARTS)
 
     @cached_property
     def text_key(self) -> str:
-        return self.contents.of_model(self.text_encoder, *TEXT_PARTS)
+        return self.contents.of_model(_path(self.text_encoder), *TEXT_PARTS)
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,13 @@ def latent_file(spec: CacheSpec, piece: Piece) -> Path:
     return spec.folder / "latents" / f"{name}.safetensors"
 
 
-def vae_settings(path: Path) -> Mapping[str, Any]:
+def vae_settings(vae: Path | Vae) -> Mapping[str, Any]:
     """Settings of the VAE; those that it leaves out are diffusers' defaults."""
-    if not path.is_dir():
-        return vae_config(open_vae(path).shapes)
-    return folders.read_config(folders.model(path, "vae"))
+    return open_vae(vae).config
+
+
+def _path(model: Path | Part) -> Path:
+    return model.source if isinstance(model, Part) else model
 
 
 def _latent_settings(spec: CacheSpec) -> tuple[Any, ...]:

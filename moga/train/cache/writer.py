@@ -20,14 +20,19 @@ from tqdm import tqdm
 
 from ...data.rows import Examined
 from ...files import require_space, written_whole
-from ...hosts.diffusers import load_text_encoder, load_vae
-from ...hosts.diffusers.text_encoder import check_lengths, load_tokenizer
-from ...hosts.diffusers.vae import encode_frames
+from ...hosts.diffusers import (
+    check_lengths,
+    encode_frames,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+)
 from ...shots.script import shorten
 from ...video.reader import VideoReadError, read_frames
 from ...wan import CHANNELS, SPATIAL_STRIDE, TEXT_TOKENS, latent_frames
-from ..folders import writing_cache
+from ..folders import unwritable
 from .missing import find_missing, refuse_unwritable
+from .partials import writing_cache
 from .reader import LATENT, TEXT, read_cache
 from .spec import (
     CacheError,
@@ -57,8 +62,10 @@ def make_cache(
     if missing.texts:
         # Before the encoder is read, which takes its time.
         check_lengths(load_tokenizer(spec.text_encoder), list(map(prompt_clean, missing.texts)))
-    _check_room(spec, missing.pieces.values(), missing.texts)
     if missing:
+        if why := unwritable(spec.folder):
+            raise CacheError(f"{spec.folder} cannot be made ({why}); choose another folder.")
+        _check_room(spec, missing.pieces.values(), missing.texts)
         try:
             for folder in ("latents", "texts"):
                 (spec.folder / folder).mkdir(parents=True, exist_ok=True)

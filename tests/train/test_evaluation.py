@@ -1,4 +1,4 @@
-"""A training is worth more than a look at it: the validation loss and films may fail."""
+"""A training is worth more than its evaluation: the validation loss and films may fail."""
 
 import json
 import shutil
@@ -7,10 +7,10 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_runs import equal, log, train, train_alone, weights
+from training_runs import AS_LONG, equal, log, train, train_alone, weights
 
-from moga.train import looks
-from moga.train.looks import LOSS
+from moga.train import evaluation
+from moga.train.evaluation import LOSS
 
 
 def asking(project, *scripts):
@@ -38,7 +38,7 @@ def checkpoints(project):
 
 
 def settled(project, trained):
-    """Whether a training ended as one that looked at nothing wrong, but for rounding."""
+    """Whether a training ended as one whose evaluation found nothing wrong, but for rounding."""
     losses = [[row["loss"] for row in log(p) if "loss" in row] for p in (project, trained)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     one, other = weights(project), weights(trained)
@@ -49,7 +49,7 @@ def settled(project, trained):
 
 def test_latents_that_are_not_numbers_are_no_film(project, trained, capsys, monkeypatch):
     """From the fifth video frame on, the second latent frame of three."""
-    real = looks.sample
+    real = evaluation.sample
 
     def broken(film, *words):
         pipe, latents = real(film, *words)
@@ -57,7 +57,7 @@ def test_latents_that_are_not_numbers_are_no_film(project, trained, capsys, monk
             latents[:, 3, 1] = float("nan")
         return pipe, latents
 
-    monkeypatch.setattr(looks, "sample", broken)
+    monkeypatch.setattr(evaluation, "sample", broken)
     assert train(project, *asking(project, "bad", "good")) == 0
     steps = [(0, 3), (1, 3), (1, 6)]
     assert failed(project) == [(*at, "film bad") for at in steps]
@@ -95,7 +95,7 @@ def test_a_film_that_fails_is_left_out(project, trained, capsys, monkeypatch, er
         seen.append(checkpoints(project))
         raise error
 
-    monkeypatch.setattr(looks, "sample", broken)
+    monkeypatch.setattr(evaluation, "sample", broken)
     assert train(project, *asking(project, "look")) == 0
     assert [row["why"] for row in log(project) if "failed" in row] == [words] * 3
     assert [names[-1] for names in seen] == ["00-00000003", "01-00000003", "01-00000006"]
@@ -112,11 +112,11 @@ def test_what_cannot_be_written_is_left_out(project, trained, capsys):
 
 
 def test_a_validation_loss_that_fails_is_left_out(project, trained, capsys):
-    """Of the clips that are trained on none is broken, of those that are looked at one."""
+    """Of the clips that are trained on none is broken, of those that are evaluated one."""
     shutil.copytree(trained / "cache", project / "cache")
     (project / "held.jsonl").write_text((project / "rows.jsonl").read_text())
     held = ["--data.validation_rows", str(project / "held.jsonl")]
-    real = looks.FixedClips.loss
+    real = evaluation.FixedClips.loss
     broken = float("nan")
 
     def loss(self, *words, **options):
@@ -133,7 +133,7 @@ def test_a_validation_loss_that_fails_is_left_out(project, trained, capsys):
         return batch
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(looks.FixedClips, "loss", loss)
+        patched.setattr(evaluation.FixedClips, "loss", loss)
         assert train(project, *held) == 0
     assert failed(project) == [(1, 0, LOSS), (1, 4, LOSS)]  # the first stage has shorter clips
     whys = {row["why"] for row in log(project) if "failed" in row}
@@ -143,28 +143,27 @@ def test_a_validation_loss_that_fails_is_left_out(project, trained, capsys):
 
 
 def dying(name, at):
-    """Code that ends the process, with no chance to clean up, before a look or within it."""
+    """Code that ends the process, with no chance to clean up, before an evaluation or within it."""
     return f"""
 import os, signal
-from moga import decode
-from moga.train import looks
-take = looks.Looks.take
+from moga.train.evaluation import Evaluation
+evaluate = Evaluation.evaluate
 def die(self, name, step, dit):
     if (name, self.index, step) == ({name!r}, 1, 3):
         if {at == "within"!r}:
             self._begin(name, step)
         os.kill(os.getpid(), signal.SIGKILL)
-    take(self, name, step, dit)
-looks.Looks.take = die
+    evaluate(self, name, step, dit)
+Evaluation.evaluate = die
 """
 
 
 @pytest.fixture(scope="module")
-def looked(files, tmp_path_factory):
+def evaluated(files, tmp_path_factory):
     """A training that nothing disturbed, with films and a loss after the same steps."""
     from training_runs import furnish
 
-    folder = furnish(tmp_path_factory.mktemp("looked"), files)
+    folder = furnish(tmp_path_factory.mktemp(AS_LONG.format("evaluated")), files)
     configure(folder)
     assert train_alone(folder) == 0
     return folder
@@ -179,16 +178,16 @@ def configure(folder):
 
 
 @pytest.mark.parametrize(("name", "at"), [(LOSS, "before"), ("film look", "within")])
-def test_a_look_that_was_cut_off_is_taken_again(project, looked, name, at):
+def test_an_evaluation_that_was_cut_off_is_done_again(project, evaluated, name, at):
     configure(project)
     assert train_alone(project, dying(name, at)) == -signal.SIGKILL
     assert checkpoints(project)[-1] == "01-00000003"
     assert train_alone(project) == 0
-    assert log(project) == log(looked) and films(project) == films(looked)
-    assert equal(weights(project), weights(looked))
+    assert log(project) == log(evaluated) and films(project) == films(evaluated)
+    assert equal(weights(project), weights(evaluated))
 
 
-def test_a_film_that_ends_the_process_does_not_end_every_restart(project, looked):
+def test_a_film_that_ends_the_process_does_not_end_every_restart(project, evaluated):
     configure(project)
     for _ in range(2):
         assert train_alone(project, dying("film look", "within")) == -signal.SIGKILL
@@ -196,5 +195,5 @@ def test_a_film_that_ends_the_process_does_not_end_every_restart(project, looked
     assert failed(project) == [(1, 3, "film look")]
     (why,) = [row["why"] for row in log(project) if "failed" in row]
     assert why == "it ended the training 2 times"
-    assert [row for row in log(project) if "failed" not in row] == log(looked)
-    assert equal(weights(project), weights(looked))
+    assert [row for row in log(project) if "failed" not in row] == log(evaluated)
+    assert equal(weights(project), weights(evaluated))
