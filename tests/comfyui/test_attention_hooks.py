@@ -67,7 +67,7 @@ def test_what_is_sampled_is_told_whenever_its_size_changes(scene, caplog):
         assert sum(line in record.message for record in caplog.records) == 1
     backends = [r.message for r in caplog.records if "attention backends" in r.message]
     assert len(backends) == 1
-    assert "routed sdpa, windows sdpa, frames sdpa (flash3: " in backends[0]
+    assert "routed sdpa, windows sdpa, frames sdpa, cells sdpa (flash3: " in backends[0]
 
 
 @pytest.mark.parametrize(("kind", "grid"), [("t2v", (21, 30, 52)), ("ti2v", (21, 15, 26))])

@@ -174,13 +174,13 @@ def test_incomplete_routers(scene):
 
 
 def test_settings_of_a_newer_version(scene):
-    header = {"moga": json.dumps({"version": 2, "groups": 5})}
+    header = {"moga": json.dumps({"version": 3, "groups": 5})}
     for load, folder in (
         (load_merged, "newer.safetensors"),
         (load_router_file, "newer_patch.safetensors"),
     ):
         said = words(load, scene, folder, merged(scene), header)
-        assert "version 2 and this ComfyUI-MoGA reads up to 1; update ComfyUI-MoGA." in said
+        assert "version 3 and this ComfyUI-MoGA reads up to 2; update ComfyUI-MoGA." in said
 
 
 def test_settings_that_no_latent_can_use(scene):
