@@ -13,4 +13,4 @@ def test_the_library_section_begins_with_a_block_that_runs(tmp_path, capsys):
     assert len([line for line in code.splitlines() if line]) <= 12
     (tmp_path / "block.py").write_text(code, encoding="utf-8")
     runpy.run_path(str(tmp_path / "block.py"))
-    assert capsys.readouterr().out == "torch.Size([1, 32760, 2, 128])\n"
+    assert capsys.readouterr().out == "torch.Size([1, 8190, 2, 128])\n"
