@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/ruff format --check
 
 demo: setup
-	$(BIN)/python -m moga.demo $(ARGS)
+	$(BIN)/python recipes/demo.py $(ARGS)
 	$(BIN)/python recipes/comfyui_demo.py
 
 clean:

@@ -63,8 +63,8 @@ def films(asked: Asked) -> dict[str, Any]:
     import torch
     from PIL import Image
 
-    from moga.data.pixels import read_film
     from moga.data.storyboard import storyboard
+    from moga.data.storyboard.evaluate import read_film
     from moga.hosts.diffusers import decode_frames
     from moga.shots import ShotList
 

@@ -29,12 +29,15 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moga import kernels
-from moga.attention import _orders, _packed, layer_backends, moga_attention
+from moga.attention import layer_backends, moga_attention
+from moga.attention.layer import _chosen
+from moga.attention.packing import packed, packings
 from moga.config import MoGAConfig
 from moga.flops import density
-from moga.kernels import BACKENDS, Segments, attend
+from moga.kernels import BACKENDS, Segments
+from moga.kernels.branch import BranchOutput
+from moga.kernels.merge import merge
 from moga.layout import VideoLayout
-from moga.merge import Part, merge
 from moga.routing import Routing
 
 GRIDS = {32_760: (21, 30, 52), 75_600: (21, 45, 80), 187_200: (120, 30, 52), 563_160: (361, 30, 52)}
@@ -70,7 +73,7 @@ def routing_of(layout: VideoLayout, groups: int, device: torch.device, spread: s
         shares[groups // 2 :] = 0
     group = torch.multinomial(shares, layout.tokens, replacement=True)[None]
     gate = torch.rand(group.shape, device=device)
-    return Routing(torch.empty(1, 1, groups, device=device), group, gate)
+    return Routing(None, group, gate, groups)
 
 
 def dense(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ def dense(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         )
     tokens = q.shape[1]
     segments = Segments.from_lengths(((tokens, tokens),) * q.shape[0], q.device)
-    out, _ = attend(*(t.flatten(0, 1) for t in (q, k, v)), segments, BACKENDS[name])
+    out, _ = BACKENDS[name].run(*(t.flatten(0, 1) for t in (q, k, v)), segments, False)
     return out.view_as(q)
 
 
@@ -90,10 +93,12 @@ def hidden(*names: str) -> Iterator[None]:
     """As if these backends were not there for `auto`."""
     saved = dict(BACKENDS)
     BACKENDS.update({name: dataclasses.replace(BACKENDS[name], auto=False) for name in names})
+    _chosen.cache_clear()
     try:
         yield
     finally:
         BACKENDS.update(saved)
+        _chosen.cache_clear()
 
 
 def runnable(q: Tensor, **needs: bool) -> list[str]:
@@ -123,7 +128,7 @@ def compare(
             def run(asked: str = asked) -> Tensor:
                 return moga_attention(q, k, v, routing, layout, config, backend=asked)
 
-            used = layer_backends(q, layout, config, asked)
+            used = layer_backends(q, layout, config, asked).backends
             start = time.perf_counter()
             run()
             wait(device)
@@ -188,10 +193,10 @@ def split(
     tokens = [t.flatten(0, 1) for t in (q, k, v)]
 
     def order() -> dict:
-        return _orders(routing, layout, config, 1, device)
+        return packings(routing, layout, config, 1, device)
 
     orders = order()
-    used = layer_backends(q, layout, config, name)
+    used = layer_backends(q, layout, config, name).backends
     times = {"routing order": timed(order, device, 7)}
     parts = []
     for branch, plan in orders.items():
@@ -200,17 +205,17 @@ def split(
         if backend.indexed is not None:
             arguments = (*tokens, plan.queries, plan.keys, plan.segments, False)
             times[branch] = timed(lambda a=arguments, b=backend: b.indexed(*a), device, 7)
-            parts.append(Part(backend.indexed(*arguments)[0]))
+            parts.append(BranchOutput(backend.indexed(*arguments)[0]))
             continue
 
         def pack(indices: tuple = indices) -> list[Tensor]:
-            return [_packed(t, i) for t, i in zip(tokens, indices, strict=True)]
+            return [packed(t, i) for t, i in zip(tokens, indices, strict=True)]
 
         if plan.queries is not None:
             times[f"{branch} gather"] = timed(pack, device, 7)
-        packed = (*pack(), plan.segments, backend)
-        times[branch] = timed(lambda a=packed: attend(*a), device, 7)
-        parts.append(Part(attend(*packed)[0], place=plan.place))
+        arguments = (*pack(), plan.segments, False)
+        times[branch] = timed(lambda a=arguments, b=backend: b.run(*a), device, 7)
+        parts.append(BranchOutput(backend.run(*arguments)[0], place=plan.place))
     times["merge"] = timed(lambda: merge(parts, weighted=False), device, 7)
     return times
 

@@ -16,22 +16,17 @@ import torch
 from torch import Tensor
 
 from .config import ConfigError, MoGAConfig
-from .tensors import (
-    CheckpointError,
-    Header,
-    read,
-    read_header,
-    read_tensors,
-    write_tensors,
-)
+from .tensor_file import CheckpointError, TensorFile, read, write_tensors
 
 __all__ = [
     "DTYPES",
     "CheckpointError",
     "Header",
     "Routers",
+    "TensorFile",
     "check_routers",
     "config_in",
+    "in_router",
     "merge_routers",
     "read",
     "read_header",
@@ -43,18 +38,23 @@ __all__ = [
 
 METADATA_KEY = "moga"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_ROUTER = re.compile(
-    r"(?:.*\.)?blocks\.(\d{1,4})\.(?:self_attn|attn1)\.router\.(weight|bias)", re.ASCII
-)
+_ROUTER = re.compile(r"(?:.*\.)?blocks\.(\d{1,4})\.(?:self_attn|attn1)\.router\.(.+)", re.ASCII)
 _SHOWN = 6  # runs of block numbers in a message
 
 Routers = dict[int, dict[str, Tensor]]
+Header = TensorFile
+read_header = TensorFile.open
 
 
 def router_key(key: str) -> tuple[int, str] | None:
     """Block and name ("weight" or "bias") where `key` is a router's, with any prefix; else None."""
     match = _ROUTER.fullmatch(key)
-    return (int(match[1]), match[2]) if match else None
+    return (int(match[1]), match[2]) if match and match[2] in ("weight", "bias") else None
+
+
+def in_router(key: str) -> bool:
+    """Whether `key` is a router's, or of something that was put around one (peft's copies)."""
+    return _ROUTER.fullmatch(key) is not None
 
 
 def split_routers(
@@ -193,16 +193,19 @@ def _router_problem(tensor: Tensor | None, shape: tuple[int, ...]) -> str | None
     return None
 
 
-def read_routers(path: str | os.PathLike[str], source: str) -> tuple[Routers, MoGAConfig | None]:
+def read_routers(
+    file: TensorFile | str | os.PathLike[str], source: str
+) -> tuple[Routers, MoGAConfig | None]:
     """The routers of a router file or merged checkpoint and their settings; nothing else is read.
 
-    source: what messages call the file. Neither is there in a file without. Raises CheckpointError,
-    ConfigError.
+    file: opened, or its path. source: what messages call it. Neither is there in a file without.
+    Raises CheckpointError, ConfigError.
     """
-    header = read_header(path)
-    config = config_in(header.metadata, source)
-    keys = [key for key in header.shapes if router_key(key)]
-    return split_routers(dict(read_tensors(path, keys)), source=source)[1], config
+    if not isinstance(file, TensorFile):
+        file = TensorFile.open(file)
+    config = config_in(file.metadata, source)
+    keys = [key for key in file.shapes if router_key(key)]
+    return split_routers(dict(file.read(keys)) if keys else {}, source=source)[1], config
 
 
 def write(

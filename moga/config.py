@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import MogaError
+
 VERSION = 1
 BRANCHES = ("routed", "windows", "frames")
 COMBINES = ("mean", "lse")
@@ -16,7 +18,7 @@ MAX_GROUPS = 256  # group ids are sorted as bytes
 MAX_POSITIONS = 1024  # that Wan's RoPE reaches in each direction, so no latent is longer or wider
 
 
-class ConfigError(ValueError):
+class ConfigError(MogaError, ValueError):
     """A MoGA setting that cannot be used; the message names the field, the value and the fix."""
 
 

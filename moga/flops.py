@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .config import MoGAConfig
 from .layout import VideoLayout, windows
+from .wan import TEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class ModelShape:
     layers: int
     width: int
     feed_forward: int
-    text_tokens: int = 512
+    text_tokens: int = TEXT_TOKENS
 
 
 WAN_1_3B = ModelShape(30, 1536, 8960)

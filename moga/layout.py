@@ -11,10 +11,15 @@ from functools import lru_cache
 from itertools import pairwise, product
 
 from .config import MoGAConfig
+from .errors import MogaError
 
 
-class LayoutError(ValueError):
+class LayoutError(MogaError, ValueError):
     """A latent grid or shot list that does not fit; the message names the value and the fix."""
+
+
+class ShotMismatchError(LayoutError):
+    """Shots, text and latent that do not belong together; the message says what to do."""
 
 
 @dataclass(frozen=True)

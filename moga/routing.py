@@ -19,14 +19,23 @@ _CHUNK = 32_768  # tokens whose float32 copy exists at once
 class Routing:
     """Where the router sent every token.
 
-    probabilities: (B, L, M) float32, softmax of the scores.
+    probabilities: (B, L, M) float32, softmax of the scores; only `balance_loss` reads them, so
+        None does for a layer.
     group: (B, L) int64, the winning group.
     gate: (B, L) float32, the winning probability.
+    groups: M; taken from probabilities where it isn't given.
     """
 
-    probabilities: Tensor
+    probabilities: Tensor | None
     group: Tensor
     gate: Tensor
+    groups: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probabilities is not None:
+            object.__setattr__(self, "groups", self.probabilities.shape[-1])
+        elif self.groups < 1:
+            raise ValueError(f"groups is {self.groups}; give the number of groups of the router.")
 
     @classmethod
     def from_scores(cls, scores: Tensor) -> Routing:
@@ -35,10 +44,6 @@ class Routing:
         group = scores.argmax(dim=-1)
         gate = probabilities.gather(-1, group.unsqueeze(-1)).squeeze(-1)
         return cls(probabilities, group, gate)
-
-    @property
-    def groups(self) -> int:
-        return self.probabilities.shape[-1]
 
     def sizes(self) -> Tensor:
         """Tokens in each group of each sample, (B, M) int64."""
@@ -83,8 +88,11 @@ def balance_loss(routing: Routing) -> Tensor:
     """Group-balance loss M * sum_i F_i P_i, a scalar, without alpha; 1 when perfectly balanced.
 
     F_i is the share of tokens sent to group i (no gradient), P_i the mean probability of group i
-    over all tokens (Switch Transformer's form); per sample, then the mean over the batch.
+    over all tokens (Switch Transformer's form); per sample, then the mean over the batch. Raises
+    ValueError for a routing without probabilities.
     """
+    if routing.probabilities is None:
+        raise ValueError("routing has no probabilities; give what a router returned.")
     tokens = routing.group.shape[1]
     share = routing.sizes().float() / tokens
     mean_probability = routing.probabilities.mean(dim=1)

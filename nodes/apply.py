@@ -12,9 +12,79 @@ from ..moga.hosts.comfyui import (
     summary,
     wan_model,
 )
+from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.kernels import backend_names
 from .types import MogaRouters, MogaShots
-from .words import plainly
+
+
+def _widgets() -> list[io.Input]:
+    """What is set on the node itself."""
+    return [
+        io.Combo.Input(
+            "attention",
+            options=["moga", "dense"],
+            default="moga",
+            tooltip="moga needs routers. dense keeps the model's own self-attention and "
+            "needs none: shots still reach their own text only, on any Wan model.",
+        ),
+        *_where_moga_runs(),
+        io.Combo.Input(
+            "backend",
+            options=backend_names(),
+            default="auto",
+            tooltip="Attention kernels. auto takes the fastest exact one that is "
+            "installed; sdpa is always there; sage is approximate. Does nothing under "
+            "dense.",
+        ),
+        io.Int.Input(
+            "ffn_chunks",
+            default=1,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="Feed-forward in so many parts, one after the other: the same result, "
+            "and less memory where a long video does not fit.",
+        ),
+    ]
+
+
+def _where_moga_runs() -> list[io.Input]:
+    """Steps, blocks and sizes of video."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Part of sampling at which MoGA begins; dense attention before it. "
+            "Does nothing under dense.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Part of sampling at which MoGA ends; dense attention after it. "
+            "Does nothing under dense.",
+        ),
+        io.String.Input(
+            "dense_blocks",
+            default="",
+            tooltip="Blocks that stay dense, such as 0, 1, 28-29. Empty for none. Does "
+            "nothing under dense.",
+        ),
+        io.Int.Input(
+            "min_tokens",
+            default=0,
+            min=0,
+            max=10_000_000,
+            tooltip="Videos with fewer tokens stay dense: frames x height x width, each "
+            "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16 "
+            "(/ 32 for Wan 2.2 5B). Does nothing under dense.",
+        ),
+    ]
 
 
 class MoGAApply(io.ComfyNode):
@@ -39,70 +109,14 @@ class MoGAApply(io.ComfyNode):
                     optional=True,
                     tooltip="Routers from Load MoGA Routers; used instead of the model's own.",
                 ),
-                io.Combo.Input(
-                    "attention",
-                    options=["moga", "dense"],
-                    default="moga",
-                    tooltip="moga needs routers. dense keeps the model's own self-attention and "
-                    "needs none: shots still reach their own text only, on any Wan model.",
-                ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of sampling at which MoGA begins; dense attention before it. "
-                    "Does nothing under dense.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of sampling at which MoGA ends; dense attention after it. "
-                    "Does nothing under dense.",
-                ),
-                io.String.Input(
-                    "dense_blocks",
-                    default="",
-                    tooltip="Blocks that stay dense, such as 0, 1, 28-29. Empty for none. Does "
-                    "nothing under dense.",
-                ),
-                io.Int.Input(
-                    "min_tokens",
-                    default=0,
-                    min=0,
-                    max=10_000_000,
-                    tooltip="Videos with fewer tokens stay dense: frames x height x width, each "
-                    "of the latent after patches, (frames + 3) / 4 x height / 16 x width / 16 "
-                    "(/ 32 for Wan 2.2 5B). Does nothing under dense.",
-                ),
-                io.Combo.Input(
-                    "backend",
-                    options=backend_names(),
-                    default="auto",
-                    tooltip="Attention kernels. auto takes the fastest exact one that is "
-                    "installed; sdpa is always there; sage is approximate. Does nothing under "
-                    "dense.",
-                ),
-                io.Int.Input(
-                    "ffn_chunks",
-                    default=1,
-                    min=1,
-                    max=64,
-                    optional=True,
-                    tooltip="Feed-forward in so many parts, one after the other: the same result, "
-                    "and less memory where a long video does not fit.",
-                ),
+                *_widgets(),
             ],
             outputs=[io.Model.Output()],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(
         cls,
         model: object,

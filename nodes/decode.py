@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..moga.ffmpeg import find_ffmpeg
-from ..moga.formats import FORMATS, trial
+from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.hosts.comfyui.films import FILMS
 from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
 from ..moga.hosts.comfyui.progress import running_node, tell, wait_for_samples
@@ -17,8 +16,9 @@ from ..moga.hosts.comfyui.save import (
     save_video,
 )
 from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
+from ..moga.video.ffmpeg import find_ffmpeg
+from ..moga.video.formats import FORMATS, trial
 from .types import MogaShots
-from .words import plainly
 
 CATEGORY = "MoGA/decode"
 
@@ -87,7 +87,7 @@ class MoGAChunkedDecode(io.ComfyNode):
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def check_lazy_status(cls, samples=None, tile_size=0, tile_overlap=64, **inputs) -> list[str]:
         """Refuse tiles that can't be, and then ask for samples."""
         if problem := tile_problem(tile_size, tile_overlap):
@@ -95,9 +95,86 @@ class MoGAChunkedDecode(io.ComfyNode):
         return wait_for_samples() if samples is None else []
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(cls, samples, vae, tile_size=0, tile_overlap=64) -> io.NodeOutput:
         return io.NodeOutput(decode_images(vae, plan_decode(vae, samples, tile_size, tile_overlap)))
+
+
+def _film_inputs() -> list[io.Input]:
+    """What every graph has had."""
+    return [
+        io.Float.Input(
+            "fps",
+            default=16.0,
+            min=1.0,
+            max=240.0,
+            step=0.01,
+            tooltip=(
+                "Frames per second of the video: 16 for Wan 2.1 and the 14B models of "
+                "Wan 2.2, 24 for the 5B model."
+            ),
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/MoGA",
+            tooltip=(
+                "Name of the file in the output folder, which gets a number added. It may "
+                "hold folders, and fields such as %date:yyyy-MM-dd% or %KSampler.seed%."
+            ),
+        ),
+        io.Int.Input(
+            "quality",
+            default=18,
+            min=1,
+            max=51,
+            tooltip=(
+                "Constant rate factor (crf): lower is better and makes a larger file. "
+                "18 looks like the original, 23 is smaller, 51 is the worst. ProRes, FFV1 "
+                "and PNG have one quality only."
+            ),
+        ),
+    ]
+
+
+def _file_inputs() -> list[io.Input]:
+    """New on graphs saved before, hence optional."""
+    return [
+        io.Combo.Input(
+            "format",
+            options=list(FORMATS),
+            default="h264",
+            optional=True,
+            tooltip=(
+                "h264 plays everywhere. h265 and av1 are smaller and slower to write. "
+                "prores (mov) and ffv1 (mkv, lossless) are for editors, png is a folder of "
+                "pictures. The nvenc ones are written by an NVIDIA card."
+            ),
+        ),
+        io.Boolean.Input(
+            "save_workflow",
+            default=True,
+            optional=True,
+            tooltip=(
+                "Put the workflow into the file, so that dropping it on the canvas brings "
+                "the graph back. Turn it off for files that you give away."
+            ),
+        ),
+        io.Boolean.Input(
+            "keep_latent",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Keep the latent file beside the video. It is always written before "
+                "decoding begins; off removes it once the video is complete."
+            ),
+        ),
+        io.Boolean.Input(
+            "file_per_shot",
+            default=True,
+            optional=True,
+            tooltip="With shots connected, save each shot as a file of its own as well.",
+        ),
+    ]
 
 
 class MoGADecodeToVideo(io.ComfyNode):
@@ -117,71 +194,8 @@ class MoGADecodeToVideo(io.ComfyNode):
             inputs=[
                 samples_input(),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
-                io.Float.Input(
-                    "fps",
-                    default=16.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.01,
-                    tooltip=(
-                        "Frames per second of the video: 16 for Wan 2.1 and the 14B models of "
-                        "Wan 2.2, 24 for the 5B model."
-                    ),
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/MoGA",
-                    tooltip=(
-                        "Name of the file in the output folder, which gets a number added. It may "
-                        "hold folders, and fields such as %date:yyyy-MM-dd% or %KSampler.seed%."
-                    ),
-                ),
-                io.Int.Input(
-                    "quality",
-                    default=18,
-                    min=1,
-                    max=51,
-                    tooltip=(
-                        "Constant rate factor (crf): lower is better and makes a larger file. "
-                        "18 looks like the original, 23 is smaller, 51 is the worst. ProRes, FFV1 "
-                        "and PNG have one quality only."
-                    ),
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=list(FORMATS),
-                    default="h264",
-                    optional=True,
-                    tooltip=(
-                        "h264 plays everywhere. h265 and av1 are smaller and slower to write. "
-                        "prores (mov) and ffv1 (mkv, lossless) are for editors, png is a folder of "
-                        "pictures. The nvenc ones are written by an NVIDIA card."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "save_workflow",
-                    default=True,
-                    optional=True,
-                    tooltip=(
-                        "Put the workflow into the file, so that dropping it on the canvas brings "
-                        "the graph back. Turn it off for files that you give away."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "keep_latent",
-                    default=False,
-                    optional=True,
-                    tooltip=(
-                        "Keep the latent file beside the video. It is always written before "
-                        "decoding begins; off removes it once the video is complete."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "file_per_shot",
-                    default=True,
-                    optional=True,
-                    tooltip="With shots connected, save each shot as a file of its own as well.",
-                ),
+                *_film_inputs(),
+                *_file_inputs(),
                 *tile_inputs(),
                 io.Audio.Input(
                     "audio",
@@ -223,7 +237,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         return (filename_prefix is not None and prefix_problem(filename_prefix)) or True
 
     @classmethod
-    @plainly
+    @as_value_error
     def check_lazy_status(
         cls, samples=None, vae=None, tile_size=0, tile_overlap=64, **inputs
     ) -> list[str]:
@@ -243,7 +257,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         return wait_for_samples()
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(
         cls, samples, vae, fps, filename_prefix, quality, tile_size=0, tile_overlap=64, **inputs
     ) -> io.NodeOutput:

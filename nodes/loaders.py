@@ -7,8 +7,8 @@ import torch
 from comfy_api.latest import io
 
 from ..moga.hosts.comfyui import load_diffusion_model, load_routers
+from ..moga.hosts.comfyui.errors import as_value_error
 from .types import MogaRouters
-from .words import plainly
 
 _WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -46,7 +46,7 @@ class MoGALoadDiffusionModel(io.ComfyNode):
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
         return io.NodeOutput(load_diffusion_model(path, dict(_WEIGHT_DTYPES[weight_dtype])))
@@ -72,7 +72,7 @@ class MoGALoadRouters(io.ComfyNode):
         )
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(cls, file: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("model_patches", file)
         return io.NodeOutput(load_routers(path, file))

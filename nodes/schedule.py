@@ -7,10 +7,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..moga.hosts.comfyui import encode_shots
+from ..moga.hosts.comfyui.errors import as_value_error
+from ..moga.pictures.timeline import draw_timeline
 from ..moga.shots import DEFAULT_SCRIPT, ShotList
-from ..moga.timeline import draw_timeline
 from .types import MogaShots, shown_from_cache
-from .words import plainly
 
 _FASTEST = 120.0  # frames per second
 _PICTURE_WIDTH = 1280  # pixels: twice the node's in the shipped workflows, to be sharp close up
@@ -73,7 +73,7 @@ class MoGAShotSchedule(io.ComfyNode):
         return problem
 
     @classmethod
-    @plainly
+    @as_value_error
     def execute(cls, clip: object, script: str, fps: float) -> io.NodeOutput:
         shots = ShotList.parse(script, fps)
         shown = {**_preview(shots).as_dict(), "text": (shots.table(),)}

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "comfyui")]
 
-from harness.find import find_comfyuis  # noqa: E402
+from find_comfyui import find_comfyuis  # noqa: E402
 
 OUT = ROOT / "demo"
 MODEL = ROOT / "recipes" / "demo_model"

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -29,3 +30,16 @@ class RootIsNoPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage())
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """Makers of videos: `lossless` and `mp4` from frames, `ffmpeg` from its own arguments."""
+    import videos
+
+    return SimpleNamespace(
+        square=videos.moving_square,
+        lossless=videos.lossless,
+        mp4=videos.write_video,
+        ffmpeg=videos.ffmpeg,
+    )

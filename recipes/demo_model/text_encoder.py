@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
-from moga.data.drawing import COLOURS, PLACES, SHAPES, TEXTURES
 from moga.data.storyboard import ACTIONS, CAMERAS, storyboard
+from moga.data.storyboard.drawing import COLOURS, PLACES, SHAPES, TEXTURES
 
 WIDTH, VOCABULARY = 128, 512
 SIZES = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from find_comfyui import REPOSITORY, find_comfyuis
 from harness.boot import boot
 from harness.comfyui import ComfyUI
-from harness.find import REPOSITORY, find_comfyuis
 from harness.others import NoComfyUI, OtherComfyUI, comfyui_name
 
 HERE = Path(__file__).resolve().parent

@@ -114,9 +114,9 @@ def test_cores_memory_estimate_holds_a_moga_layer(scene):
 @pytest.mark.parametrize("order", ["apply first", "sampling first"])
 def test_percents_are_of_the_schedule_that_is_sampled(scene, comfy, monkeypatch, order):
     """Model sampling may change after the node: shift 1 puts 50 % at sigma 0.5, Wan's 8 at 0.89."""
-    hooks, layers = scene.comfy.module("moga.hosts.comfyui.hooks"), []
-    real = hooks.moga_attention
-    monkeypatch.setattr(hooks, "moga_attention", lambda *a, **k: layers.append(0) or real(*a, **k))
+    host, layers = scene.comfy.module("moga.hosts.comfyui.self_attention"), []
+    real = host.moga_attention
+    monkeypatch.setattr(host, "moga_attention", lambda *a, **k: layers.append(0) or real(*a, **k))
 
     def shifted(model):
         return comfy.call("ModelSamplingSD3", model=model, shift=1.0)[0]

@@ -131,7 +131,7 @@ def test_one_chunk_at_a_time(comfy, wan):
 
     patch_size = wan.upscale_ratio[1] // 8
     latent = make_latent(wan, 7)["samples"]
-    stream_decode = comfy.module("moga.decode").stream_decode
+    stream_decode = comfy.module("moga.vae.decode").stream_decode
     assert stream_decode(wan.first_stage_model, latent, sink, patch_size=patch_size) == 25
     assert len(chunks) > 6
     assert "forward" not in vars(wan.first_stage_model.decoder)
@@ -145,7 +145,9 @@ def test_failing_sink_leaves_the_vae_as_it_was(comfy, wan):
         raise KeyError("full")
 
     with pytest.raises(KeyError, match="full"):
-        comfy.module("moga.decode").stream_decode(wan.first_stage_model, latent["samples"], sink)
+        comfy.module("moga.vae.decode").stream_decode(
+            wan.first_stage_model, latent["samples"], sink
+        )
     assert "forward" not in vars(wan.first_stage_model.decoder)
     assert torch.equal(core_decode(wan, latent), expected)
 
@@ -168,7 +170,7 @@ def test_vae_that_bypasses_its_decoder_is_refused(comfy):
             return latent
 
     with pytest.raises(TypeError, match="Direct can't be decoded in a stream"):
-        comfy.module("moga.decode").stream_decode(Direct(), torch.zeros(1, 3, 2, 4, 4), print)
+        comfy.module("moga.vae.decode").stream_decode(Direct(), torch.zeros(1, 3, 2, 4, 4), print)
 
 
 def test_video_is_the_decoded_frames(comfy, wan):

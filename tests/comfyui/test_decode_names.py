@@ -124,7 +124,7 @@ def test_extra_pnginfo_of_another_kind_does_no_harm(comfy, vae, extra):
 
 def test_library_refuses_a_tag_that_would_name_a_file_elsewhere(comfy, tmp_path):
     VideoWriter = comfy.module("moga.video").VideoWriter
-    png = comfy.module("moga.formats").png
+    png = comfy.module("moga.video.formats").png
     for key in ("../x", "/x", "a b", "", "..", "a.b"):
         with pytest.raises(ValueError, match=r"^tags have the key "):
             VideoWriter(tmp_path / "a", 16, 16, 16, png(), tags={key: "x"})

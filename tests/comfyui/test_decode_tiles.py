@@ -61,7 +61,7 @@ def test_each_tile_is_the_decode_of_its_part(comfy, wan):
 
 def test_constant_latent_has_no_seams(comfy, wan):
     # Where all tiles agree, blending them must change nothing.
-    tiles = comfy.module("moga.tiles")
+    tiles = comfy.module("moga.vae.tiles")
     decoder = tiles.TiledDecoder(lambda x, **_: x[:, :3].repeat(1, 1, 1, 8, 8), tiles.Tiling(4, 2))
     frames = decoder(torch.full((1, 16, 2, 9, 13), 0.25))
     torch.testing.assert_close(frames, torch.full((1, 3, 2, 72, 104), 0.25))
@@ -88,7 +88,7 @@ def test_video_says_that_it_is_approximate(comfy, wan, caplog):
 
 @pytest.mark.parametrize("length", range(1, 40))
 def test_tiles_cover_an_edge(comfy, length):
-    spans = comfy.module("moga.tiles").Tiling(8, 3).spans(length)
+    spans = comfy.module("moga.vae.tiles").Tiling(8, 3).spans(length)
     assert spans[0][0] == 0 and spans[-1][1] == length
     assert all(end - start == min(8, length) for start, end in spans)
     for (_, end), (start, _) in pairwise(spans):
@@ -98,4 +98,4 @@ def test_tiles_cover_an_edge(comfy, length):
 @pytest.mark.parametrize(("size", "overlap"), [(1, 0), (8, 5), (8, -1)])
 def test_impossible_tiles(comfy, size, overlap):
     with pytest.raises(ValueError, match=f"tiles of {size} latent pixels overlap by {overlap};"):
-        comfy.module("moga.tiles").Tiling(size, overlap)
+        comfy.module("moga.vae.tiles").Tiling(size, overlap)

@@ -215,13 +215,13 @@ def test_all_that_is_raised_in_sampling_is_a_plain_sentence(scene, monkeypatch):
     with pytest.raises(ValueError) as error:
         scene.sample(scene.apply(model, attention="dense", shots=shots), positive)
     assert type(error.value) is ValueError and "with cuts at" in str(error.value)
-    hooks = scene.comfy.module("moga.hosts.comfyui.hooks")
+    host = scene.comfy.module("moga.hosts.comfyui.self_attention")
     kernels = scene.comfy.module("moga.kernels")
 
     def fails(*args, **kwargs):
         raise kernels.BackendError("the card is gone")
 
-    monkeypatch.setattr(hooks, "moga_attention", fails)
+    monkeypatch.setattr(host, "moga_attention", fails)
     with pytest.raises(ValueError) as error:
         scene.sample(scene.apply(model, scene.routers()))
     assert type(error.value) is ValueError and str(error.value) == "the card is gone"

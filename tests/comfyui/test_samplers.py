@@ -222,7 +222,7 @@ def test_context_windows_give_each_frame_its_own_text(scene, comfy):
     assert shots.latent_starts == (0, 2, 4) and shots.latent_frames == 9
     geometry = scene.comfy.module("moga.hosts.comfyui.geometry")
     grids, real = [], geometry.call_grid
-    hooks = scene.comfy.module("moga.hosts.comfyui.hooks")
+    calls = scene.comfy.module("moga.hosts.comfyui.calls")
 
     def call_grid(*args, **kwargs):
         grids.append((list(args[2]["context_window"].index_list), real(*args, **kwargs)))
@@ -231,7 +231,7 @@ def test_context_windows_give_each_frame_its_own_text(scene, comfy):
     model = context_windows(comfy, scene.apply(scene.load(), scene.routers(), shots=shots), 17)
     positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks, "call_grid", call_grid)
+        patch.setattr(calls, "call_grid", call_grid)
         assert scene.sample(model, positive).isfinite().all()
     assert len({tuple(frames) for frames, _ in grids}) > 1
     for frames, grid in grids:

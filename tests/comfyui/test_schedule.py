@@ -4,8 +4,8 @@ import asyncio
 import json
 
 import pytest
+from find_comfyui import REPOSITORY
 from harness import tiny
-from harness.find import REPOSITORY
 from harness.graph import api_prompt
 from harness.workflow import ENCODER, install_models, small
 

@@ -14,8 +14,8 @@ def trained(comfy, tmp_path):
 
     from moga.config import MoGAConfig
     from moga.hosts.diffusers import enable_moga, wan_state_dict
-    from moga.training import export
-    from moga.training.model import ADAPTER
+    from moga.train import export
+    from moga.train.model import ADAPTER
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

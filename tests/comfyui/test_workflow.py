@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from find_comfyui import REPOSITORY
 from harness import tiny
-from harness.find import REPOSITORY
 from harness.graph import api_prompt
 from harness.workflow import ENCODER, install_models, small
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moga.data.drawing import COLOURS, PLACES, SHAPES, TEXTURES
-from moga.data.pixels import NOTHING, read_film, read_frame, same_character
 from moga.data.storyboard import EVERYBODY, is_held_out, main, storyboard, write
+from moga.data.storyboard.drawing import COLOURS, PLACES, SHAPES, TEXTURES
+from moga.data.storyboard.evaluate import NOTHING, read_film, read_frame, same_character
 from moga.shots import ShotList
 
 SIZE = (160, 96)
@@ -51,7 +51,7 @@ def test_it_is_still_read_from_a_compressed_video(tmp_path, seed):
 @pytest.mark.parametrize("character", [c for i, c in enumerate(EVERYBODY) if i % 7 == 0])
 def test_a_blurred_picture_is_still_read(character):
     """Averaged over 3 x 3 pixels, as a small VAE blurs."""
-    from moga.data.drawing import paint, place
+    from moga.data.storyboard.drawing import paint, place
 
     words = (character.shape, character.colour, character.texture)
     frame = paint(place("sea", *SIZE), *words, 80, 50, 30)
@@ -61,7 +61,7 @@ def test_a_blurred_picture_is_still_read(character):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_an_empty_place_shows_nobody(name):
-    from moga.data.drawing import place
+    from moga.data.storyboard.drawing import place
 
     assert read_frame(place(name, *SIZE).astype(np.uint8)) == NOTHING
 

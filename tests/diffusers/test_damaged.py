@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from moga.checkpoint import CheckpointError, write
 from moga.config import ConfigError, MoGAConfig
-from moga.generation.options import UsageError
-from moga.generation.tensors import read_embeddings, read_latents
+from moga.generate.options import UsageError
+from moga.generate.tensors import read_embeddings, read_latents
 from moga.hosts.diffusers import (
     enable_moga,
     load_routers,
@@ -21,7 +21,7 @@ from moga.hosts.diffusers import (
 from moga.hosts.diffusers.image_encoder import load_image_encoder
 from moga.hosts.diffusers.text_encoder import SentencePieceTokenizer, load_tokenizer
 from moga.hosts.diffusers.vae_names import wan_vae_names
-from moga.hosts.diffusers.weights import WeightFile
+from moga.hosts.diffusers.weights import open_weights
 
 SMALL = {"num_attention_heads": 1, "text_dim": 8, "freq_dim": 8, "ffn_dim": 8}
 IMAGE = {"image_dim": 8, "added_kv_proj_dim": 128}
@@ -145,8 +145,8 @@ def test_what_comfyui_notes_beside_weights_is_passed_over(whole, tmp_path):
         ("clip", load_image_encoder, ("vision_model.encoder.layers.0.self_attn",)),
     ):
         whole[kind](path)
-        tensors, metadata = load_file(path), WeightFile.open(path).metadata
-        size = WeightFile.open(path).bytes_as(torch.float32)
+        tensors, metadata = load_file(path), open_weights(path).metadata
+        size = open_weights(path).bytes_as(torch.float32)
         notes = {f"{place}.comfy_attention.config": note.clone() for place in places}
         save_file({**tensors, **notes}, path, metadata)
-        assert reader(path) and WeightFile.open(path).bytes_as(torch.float32) == size
+        assert reader(path) and open_weights(path).bytes_as(torch.float32) == size

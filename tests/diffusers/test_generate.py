@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from moga.checkpoint import write
 from moga.config import MoGAConfig
 from moga.generate import main
-from moga.generation.memory import Memory
-from moga.generation.options import parse, parser
-from moga.generation.plan import make_plan
-from moga.generation.sheet import ContactSheet
-from moga.hosts.diffusers.weights import WeightFile
+from moga.generate.memory import Memory
+from moga.generate.options import parse, parser
+from moga.generate.plan import make_plan
+from moga.hosts.diffusers import open_vae
+from moga.pictures.contact_sheet import ContactSheet
 from moga.shots import ShotList
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_latents_are_decoded_with_the_vae_alone(line, model_files, tmp_path):
     assert main(line()) == 0
     alone = {"embeddings": None, "latents": tmp_path / "film.latents.safetensors", "model": None}
     memory = make_plan(parse(line(**alone, out=tmp_path / "again.mp4"))).memory
-    vae = WeightFile.open(model_files("vae")).bytes_as(torch.float32)
+    vae = open_vae(model_files("vae")).bytes_as(torch.float32)
     assert (memory.weights, memory.sampling) == (vae, 0)
     assert main(line(**alone, out=tmp_path / "again.mp4")) == 0
     alone |= {"model": tmp_path / "gone.safetensors", "routers": tmp_path / "gone.safetensors"}
@@ -61,7 +61,7 @@ def test_latents_are_decoded_with_the_vae_alone(line, model_files, tmp_path):
 
 
 def test_latents_outlive_a_decode_that_fails(line, tmp_path, monkeypatch):
-    import moga.generation.run as run
+    import moga.generate.run as run
 
     def fail(*args, **options):
         raise RuntimeError("the decoder broke")
@@ -191,7 +191,7 @@ def bad(words, **changes):
     bad("but the script has 1 shots", script="[5f] one"),
     bad("has no tensor prompt_embeds", embeddings="vae"),
     bad("has no negative_prompt_embeds, which --cfg 5 needs", embeddings="alone.safetensors"),
-    bad("the film may take", script="[60s] one\n[60s] two", size="16384x16384"),
+    bad("and the film takes about", script="[60s] one\n[60s] two", size="16384x16384"),
     bad("has no tensor latents", latents="vae"),
     bad("--vae is missing", latents="vae", model=None, vae=None),
     bad("give either --model, or --model-high", latents="vae", model_high="t2v", model_low="low"),

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from moga.generate import main
-from moga.generation.options import UsageError
-from moga.generation.picture import open_picture
+from moga.generate.options import UsageError
+from moga.generate.picture import open_picture
 
 WIDTH, HEIGHT = 48, 32
 RAMP = np.linspace(0, 1, 96 * 64).reshape(64, 96)

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moga.checkpoint import CheckpointError
-from moga.decode import NotFiniteError, to_uint8
 from moga.hosts.diffusers import decode_frames, load_vae
 from moga.hosts.diffusers.vae import encode_frames
 from moga.hosts.diffusers.vae_names import vae_names
+from moga.vae.decode import NotFiniteError, to_uint8
 
 KINDS = ("2.1", "2.2")
 CHANNELS = {"2.1": 16, "2.2": 48}

@@ -9,9 +9,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 from moga.attention import moga_attention, moga_attention_reference  # noqa: E402
 from moga.config import MoGAConfig  # noqa: E402
-from moga.kernels import AUTO, BACKENDS, Segments, attend  # noqa: E402
+from moga.kernels import AUTO, BACKENDS, Segments  # noqa: E402
+from moga.kernels.branch import BranchOutput  # noqa: E402
+from moga.kernels.merge import merge  # noqa: E402
 from moga.layout import VideoLayout  # noqa: E402
-from moga.merge import Part, merge  # noqa: E402
 from moga.routing import Routing  # noqa: E402
 
 NAMES = [AUTO, *BACKENDS]
@@ -61,7 +62,7 @@ def test_output_and_log_sum_exp_of_empty_and_uneven_segments(name, dtype):
     q, k, v = torch.randn(3, sum(sizes), 2, 128, device="cuda").to(dtype)
     usable(name, q, lse=True)
     segments = Segments(cu, cu, *[sum(sizes)] * 3)
-    out, lse = attend(q, k, v, segments, BACKENDS[name], lse=True)
+    out, lse = BACKENDS[name].run(q, k, v, segments, True)
     at = 0
     for size in filter(None, sizes):
         one = slice(at, at + size)
@@ -124,7 +125,7 @@ def test_heads_of_a_width_that_triton_has_no_kernel_for(name):
     layout, config = VideoLayout(6, 8, 10), MoGAConfig(3)
     q, k, v = torch.randn(3, 1, layout.tokens, 2, 96, device="cuda", dtype=torch.bfloat16)
     group = torch.randint(3, (1, layout.tokens), device="cuda")
-    routing = Routing(torch.empty(1, 1, 3, device="cuda"), group, torch.rand_like(group.float()))
+    routing = Routing(None, group, torch.rand_like(group.float()), 3)
     out = moga_attention(q, k, v, routing, layout, config, backend=name)
     exact = moga_attention_reference(*(t.float() for t in (q, k, v)), routing, layout, config)
     assert error(out, exact) < 2.5e-2
@@ -138,7 +139,7 @@ def test_merging_in_one_pass_equals_plain_pytorch(count, weighted):
     parts = []
     for number in range(count):
         parts.append(
-            Part(
+            BranchOutput(
                 torch.randn(tokens, heads, width, device="cuda"),
                 torch.randn(heads, tokens, device="cuda").T * 20 if weighted else None,
                 torch.randperm(tokens, device="cuda").int() if number != 1 else None,
@@ -146,7 +147,7 @@ def test_merging_in_one_pass_equals_plain_pytorch(count, weighted):
             )
         )
     if weighted:
-        parts = [Part(p.out, p.lse, p.place) for p in parts]
+        parts = [BranchOutput(p.out, p.lse, p.place) for p in parts]
     leaf = dataclasses.replace(parts[0], out=parts[0].out.clone().requires_grad_())
     plain = merge([leaf, *parts[1:]], weighted=weighted)
     assert plain.requires_grad
@@ -164,7 +165,7 @@ def test_offsets_past_31_bits(name):
     assert q.numel() > 2**31
     usable(name, q)
     group = torch.arange(layout.tokens, device="cuda")[None] // layout.frame_tokens % 20
-    routing = Routing(torch.empty(1, 1, 20, device="cuda"), group, torch.ones_like(group).float())
+    routing = Routing(None, group, torch.ones_like(group).float(), 20)
     out = moga_attention(q, q, q, routing, layout, config, backend=name)[:, -16:, -2:].clone()
     own = q[:, group[0] == group[0, -1], -2:].transpose(1, 2)
     frame = q[:, -layout.frame_tokens :, -2:].transpose(1, 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from driver.server import ComfyServer
-from harness.find import (
+from find_comfyui import (
     HOW_TO,
     find_chromium,
     find_comfyuis,

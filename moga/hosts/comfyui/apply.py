@@ -13,12 +13,12 @@ from torch import nn
 from ...checkpoint import CheckpointError
 from ...kernels import select
 from .conditioning import check_and_even
-from .errors import plainly
-from .hooks import KEY, Hooks
+from .errors import as_value_error
+from .hooks import Hooks
+from .keys import APPLIED, KEY
 from .loading import carried_routers
 from .routers import RouterSet
 from .settings import DENSE, Settings
-from .status import APPLIED
 from .wan import UnsupportedModelError, most_leading_frames, wan_model
 
 _WRAPPERS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL)
@@ -101,12 +101,13 @@ def _refuse_reordering(model_options: dict[str, Any]) -> None:
 
 
 def _around_sampling(hooks: Hooks, most_leading: float) -> Callable[..., torch.Tensor]:
-    @plainly  # whatever is raised in the steps, too
+    @as_value_error  # whatever is raised in the steps, too
     def wrapper(executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         frames = noise.shape[2] if noise.ndim == 5 else 1  # (B, C, T, H, W)
         guider = executor.class_obj
         _refuse_reordering(guider.model_options)
-        hooks.scheduled = check_and_even(guider.conds, hooks.settings, frames, most_leading)
+        scheduled = check_and_even(guider.conds, hooks.settings, frames, most_leading)
+        hooks.describe_call.scheduled = scheduled
         return executor(noise, *args, **kwargs)
 
     return wrapper

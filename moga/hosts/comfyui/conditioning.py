@@ -1,6 +1,6 @@
 """Shots in conditioning: made by the schedule node, checked and evened out before sampling.
 
-Letters: B batch, K text tokens, C text width.
+Letters: B batch, X text tokens, C text width.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import comfy.conds
 import torch
 
+from ...attention.text import Span
+from ...layout import ShotMismatchError
 from ...shots import ShotList
-from ...text import Span
-from .hooks import TEXT_CONDITION
+from ...wan import video_frames
+from .keys import TEXT_CONDITION
 from .settings import Settings
 
 Conditioning = list[list[Any]]
@@ -29,10 +31,6 @@ class ShotText(NamedTuple):
     latent_starts: tuple[int, ...]
     latent_frames: int
     spans: tuple[Span, ...]
-
-
-class ShotMismatchError(ValueError):
-    """Shots, conditioning and latent that do not belong together; the message says what to do."""
 
 
 class _ForMoga(comfy.conds.CONDConstant):
@@ -125,9 +123,9 @@ def _check_latent(shots: ShotList, frames: int, most_leading: float) -> None:
     needed = shots.latent_frames
     if not needed <= frames <= needed + most_leading:
         raise ShotMismatchError(
-            f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
-            f"fill {needed} ({shots.frames} video frames); connect the schedule's length output to "
-            "the length input of the node that makes the latent."
+            f"the latent has {frames} latent frames ({video_frames(frames)} video frames), but the "
+            f"shots fill {needed} ({shots.frames} video frames); connect the schedule's length "
+            "output to the length input of the node that makes the latent."
         )
     if frames > needed:
         logging.info(

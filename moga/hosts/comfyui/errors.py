@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-_OURS = f"{__package__.rpartition('.hosts.')[0]}."
+from ...errors import MogaError
 
 
-def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_value_error(function: Callable[..., Any]) -> Callable[..., Any]:
     """Raise this pack's errors as ValueError, around a function that ComfyUI calls.
 
     ComfyUI shows the type of an error before its words, and ours with the path of the pack.
@@ -19,9 +19,7 @@ def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*values: Any, **inputs: Any) -> Any:
         try:
             return function(*values, **inputs)
-        except Exception as error:
-            if type(error).__module__.startswith(_OURS):
-                raise ValueError(str(error)) from error
-            raise
+        except MogaError as error:
+            raise ValueError(str(error)) from error
 
     return run

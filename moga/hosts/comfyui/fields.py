@@ -1,7 +1,7 @@
-"""Fields in a file name: ``%date:yyyy-MM-dd%`` and ``%KSampler.seed%``.
+"""Fields in a file name: `%date:yyyy-MM-dd%` and `%KSampler.seed%`.
 
 The browser fills these in for the save nodes that it knows, so here the server does, in the same
-form. Those that need no prompt (``%year%``, ``%width%``) ComfyUI's Python fills in itself.
+form. Those that need no prompt (`%year%`, `%width%`) ComfyUI's Python fills in itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _NOT_IN_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 
 
 def fill_widgets(prefix: str, value: Callable[[str, str], str]) -> str:
-    """``prefix`` with the values of widgets filled in; what else can be filled in is left.
+    """`prefix` with the values of widgets filled in; what else can be filled in is left.
 
-    value: gives what stands for ``%node.widget%``, as `WidgetValues` does. Raises ValueError for a
+    value: gives what stands for `%node.widget%`, as `WidgetValues` does. Raises ValueError for a
     field that nobody fills in: it would end up in the name as it is.
     """
 
@@ -45,7 +45,7 @@ def fill_widgets(prefix: str, value: Callable[[str, str], str]) -> str:
 
 
 def fill_dates(prefix: str, now: datetime) -> str:
-    """``prefix`` with its dates filled in.
+    """`prefix` with its dates filled in.
 
     In a date yyyy and yy are the year, and M, d, h, m and s month, day, hour, minute and second:
     doubled they have two digits. All other letters are themselves.

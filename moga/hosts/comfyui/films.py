@@ -48,12 +48,12 @@ class Films:
     def keep(
         self, node: tuple, saved: Any, made_of: tuple, vae: Any, files: Iterable[Path]
     ) -> None:
-        """Remember what ``node`` saved as ``files``, and the values that ``made_of`` tells."""
+        """Remember what `node` saved as `files`, and the values that `made_of` tells."""
         stamps = {path: stamp(path) for path in files}
         self._films[node] = Film(saved, made_of, weakref.ref(vae), stamps)
 
     def find(self, node: tuple, made_of: tuple, vae: Any) -> Any | None:
-        """What ``node`` saved of the same, if its files are there and as they were."""
+        """What `node` saved of the same, if its files are there and as they were."""
         film = self._films.get(node)
         if film is None or film.vae() is not vae or film.made_of != made_of:
             return None

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...attention.text import Reading, Span
 from ...layout import VideoLayout
 from ...shots import ShotList
-from ...text import Reading, Span
 from .wan import reference_frames
 
 LEADING, APPENDED, REFERENCE = -1, -2, -3  # frames that belong to no shot

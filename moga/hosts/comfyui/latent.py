@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...video import VideoError
+from ...files import written_whole
+from ...video.writer import VideoError
 from .progress import tell
 
 
@@ -23,9 +23,9 @@ from .progress import tell
 def kept_latent(
     path: Path, latent: Tensor, metadata: Mapping[str, str], keep: bool
 ) -> Iterator[None]:
-    """Save ``latent`` as core's Save Latent does, and remove it when the block succeeds.
+    """Save `latent` as core's Save Latent does, and remove it when the block succeeds.
 
-    With ``keep`` it stays. What ends the block otherwise is raised again with the place of the
+    With `keep` it stays. What ends the block otherwise is raised again with the place of the
     latent and the way on from there. An interrupt has no words, so the node shows them.
     """
     save_latent(path, latent, metadata)
@@ -50,14 +50,13 @@ def save_latent(path: Path, latent: Tensor, metadata: Mapping[str, str]) -> None
 
     Raises OSError when there is no room for it.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     tensors = {
         "latent_tensor": latent.cpu().contiguous(),
         "latent_format_version_0": torch.tensor([]),
     }
     try:
-        comfy.utils.save_torch_file(tensors, str(partial), metadata=dict(metadata) or None)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            comfy.utils.save_torch_file(tensors, str(partial), metadata=dict(metadata) or None)
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise OSError(
@@ -67,8 +66,6 @@ def save_latent(path: Path, latent: Tensor, metadata: Mapping[str, str]) -> None
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def way_on(path: Path) -> str:

@@ -13,7 +13,7 @@ import comfy.sd
 import comfy.utils
 
 from ...checkpoint import CheckpointError, check_routers, read_routers, split_routers
-from ...shotscript import shorten
+from ...shots.script import shorten
 from .routers import RouterSet, check_alone
 from .wan import wan_model
 

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +26,7 @@ _COUNTED = "characters" if os.name == "nt" else "bytes"
 class OutputName:
     """A numbered name in the output folder, and the subfolder as the frontend calls it.
 
-    The name is taken: its ``latent`` exists, empty as yet.
+    The name is taken: its `latent` exists, empty as yet.
     """
 
     folder: Path
@@ -39,15 +38,15 @@ class OutputName:
         return self.folder / f"{self.stem}.latent"
 
     def file(self, ending: str) -> Path:
-        """``MoGA_00001_`` and ``ending``."""
+        """`MoGA_00001_` and `ending`."""
         return self.folder / f"{self.stem}{ending}"
 
 
 def reserve_name(prefix: str, width: int, height: int) -> OutputName:
-    """Take the next free numbered name for ``prefix``, as ComfyUI's own Save nodes count.
+    """Take the next free numbered name for `prefix`, as ComfyUI's own Save nodes count.
 
     Fills in dates, and makes the folder. Another ComfyUI with the same output folder can't take the
-    same name. Raises ValueError for a prefix that ``prefix_problem`` refuses, OSError when nothing
+    same name. Raises ValueError for a prefix that `prefix_problem` refuses, OSError when nothing
     can be written.
     """
     prefix = fill_dates(prefix, datetime.now())
@@ -72,19 +71,8 @@ def reserve_name(prefix: str, width: int, height: int) -> OutputName:
             ) from error
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise OSError when the disk of ``folder`` has fewer than ``needed`` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"The disk of {folder} has {free / 1e6:,.0f} MB free and about {needed / 1e6:,.0f} MB "
-            "are needed; free some space and queue again. What was sampled is still in ComfyUI's "
-            "cache."
-        )
-
-
 def prefix_problem(prefix: str) -> str | None:
-    """Why ``prefix`` can't name a file in the output folder, in one sentence; None when it can.
+    """Why `prefix` can't name a file in the output folder, in one sentence; None when it can.
 
     Whatever names a file goes through here when its fields are filled in; before that, the values
     of widgets aren't known yet and nothing is said of them.

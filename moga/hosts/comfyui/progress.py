@@ -20,7 +20,7 @@ PICTURE_SIZE = 256  # pixels of the longer edge, as shown on the node
 
 
 class Progress:
-    """Counts frames. ``note`` is shown with the numbers."""
+    """Counts frames. `note` is shown with the numbers."""
 
     def __init__(self, frames: int, note: str = "") -> None:
         self.frames = frames
@@ -30,7 +30,7 @@ class Progress:
         self._start = self._shown = self._logged = time.monotonic()
 
     def advance(self, frames: int, picture: Picture | None = None) -> None:
-        """Count ``frames`` more. Call it in the node's own thread, by which its bar is found."""
+        """Count `frames` more. Call it in the node's own thread, by which its bar is found."""
         self.done += frames
         now = time.monotonic()
         preview = None
@@ -79,7 +79,7 @@ def wait_for_samples() -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """A duration for reading: ``1:02:03``, or ``2:03``."""
+    """A duration for reading: `1:02:03`, or `2:03`."""
     if seconds != seconds:
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)

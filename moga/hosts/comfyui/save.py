@@ -17,29 +17,31 @@ import torch
 from comfy.cli_args import args
 from PIL import Image
 
-from ...audio import Audio
-from ...formats import Encoder, choose_format
-from ...metadata import Chapter
-from ...pipeline import Pipeline
-from ...shotfiles import ShotFiles, chapters_of, seconds
+from ...files import require_space
 from ...shots import ShotList
-from ...video import VideoWriter, frame_rate
+from ...video.audio import Audio
+from ...video.background import Pipeline
+from ...video.chapters import Chapter
+from ...video.formats import Encoder, choose_format
+from ...video.per_shot import ShotFiles, chapters_of, seconds
+from ...video.writer import VideoWriter, frame_rate
+from ...wan import WIDE_CHANNELS, WIDE_FPS
 from .fields import WidgetValues, fill_widgets
 from .films import FILMS, digest
 from .latent import kept_latent
-from .output import OutputName, check_space, prefix_problem, reserve_name
+from .output import OutputName, prefix_problem, reserve_name
 from .progress import PICTURE_SIZE, running_node, tell
 from .vae import Decode, decode_frames
 
 SPARE = 64 * 2**20  # bytes that a disk should have left
-FPS_OF_48_CHANNELS = 24  # Wan 2.2 5B
+_MAKE_ROOM = "free some space and queue again. What was sampled is still in ComfyUI's cache"
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video is saved. ``tags`` are its metadata; ``shots`` become chapters.
+    """How a video is saved. `tags` are its metadata; `shots` become chapters.
 
-    With ``file_per_shot`` each of them is also saved by itself. ``prefix`` has no fields left but
+    With `file_per_shot` each of them is also saved by itself. `prefix` has no fields left but
     dates and those that ComfyUI fills in.
     """
 
@@ -57,7 +59,7 @@ class VideoSettings:
 class SavedVideo:
     """Where a video went: the file (or folder of pictures), those of its shots, a picture of it.
 
-    ``latent`` is its latent's file, if that was kept; ``line`` says it all in words.
+    `latent` is its latent's file, if that was kept; `line` says it all in words.
     """
 
     path: Path
@@ -106,10 +108,9 @@ def remarks(vae, settings: VideoSettings) -> list[str]:
             f"fps is {fps:g} and the shots were timed at {timed:g}, so the video plays "
             f"{fps / timed:.3g} times as fast."
         )
-    if getattr(vae, "latent_channels", None) == 48 and rate != FPS_OF_48_CHANNELS:
+    if getattr(vae, "latent_channels", None) == WIDE_CHANNELS and rate != WIDE_FPS:
         found.append(
-            f"fps is {fps:g}, and vae is that of the 5B model, which was made for "
-            f"{FPS_OF_48_CHANNELS}."
+            f"fps is {fps:g}, and vae is that of the 5B model, which was made for {WIDE_FPS}."
         )
     return found
 
@@ -154,7 +155,7 @@ def _save(vae, decode: Decode, settings: VideoSettings) -> SavedVideo:
     name = reserve_name(settings.prefix, decode.width, decode.height)
     with ExitStack() as unless_saved:
         unless_saved.callback(name.latent.unlink, missing_ok=True)
-        check_space(name.folder, _bytes_needed(decode, settings))
+        require_space(name.folder, _bytes_needed(decode, settings), "the video", _MAKE_ROOM)
         with kept_latent(name.latent, decode.latent, settings.tags, settings.keep_latent):
             unless_saved.pop_all()
             return _write(vae, decode, settings, name)
@@ -229,7 +230,7 @@ class Still:
 def workflow_tags(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
     """What ComfyUI's own nodes save with a file, by which it can be dropped on the canvas.
 
-    ``extra`` comes with the prompt, keys and all: what isn't the workflow goes into one tag, so
+    `extra` comes with the prompt, keys and all: what isn't the workflow goes into one tag, so
     that no key of a stranger becomes the name of anything. Empty when ComfyUI was started with
     --disable-metadata.
     """

@@ -9,10 +9,11 @@ from ...config import MoGAConfig
 from ...flops import ModelShape, density, expected_speedup
 from ...layout import VideoLayout
 from ...shots import ShotList
+from ...wan import video_frames
+from .keys import APPLIED
 from .settings import Settings
 from .wan import made_for_fps, token_pixels, wan_model
 
-APPLIED = "moga_applied"
 _SIZE = (480, 832)  # pixels that the summary is given for
 _FRAMES = 21  # 81 video frames, where no shots say how many
 
@@ -23,7 +24,7 @@ def summary(model: comfy.model_patcher.ModelPatcher) -> str:
     settings, dit, config = hooks.settings, wan_model(model), hooks.config
     frames = settings.shots.latent_frames if settings.shots else _FRAMES
     starts = settings.shots.latent_starts if settings.shots else (0,)
-    size = f"{4 * frames - 3} frames of 832x480"
+    size = f"{video_frames(frames)} frames of 832x480"
     height, width = (pixels // token_pixels(dit) for pixels in _SIZE)
     layout = VideoLayout(frames, height, width, starts)
     return _line(settings, config, dit, layout, size, None)

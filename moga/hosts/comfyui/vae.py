@@ -1,8 +1,8 @@
 """Streamed decode and encode with a ComfyUI VAE: frames in [0, 1], a few at a time.
 
-Each frame is what ``VAE.decode`` gives for the whole latent, bit for bit, without its fallback to
+Each frame is what `VAE.decode` gives for the whole latent, bit for bit, without its fallback to
 tiles when memory runs out: tiles change the picture, so here running out is an error, and tiles are
-used when they are asked for. The latent of an encode is that of ``VAE.encode``, likewise.
+used when they are asked for. The latent of an encode is that of `VAE.encode`, likewise.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...decode import check_latent, stream_decode
-from ...encode import stream_encode
-from ...tiles import Tiling
+from ...vae.decode import check_latent, stream_decode
+from ...vae.encode import stream_encode
+from ...vae.tiles import Tiling
 from .progress import Picture, Progress
 
 _LATENT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -34,8 +34,8 @@ PATCH_SIZES = {comfy.ldm.wan.vae.WanVAE: 1, comfy.ldm.wan.vae2_2.WanVAE: 2}
 class Decode:
     """A latent that a VAE can decode in a stream, and the video it will give.
 
-    ``latent`` is (B, C, T, H, W). Its batch entries are decoded one after the other, so ``frames``
-    counts those of all of them. With ``tiling`` the frames are approximate.
+    `latent` is (B, C, T, H, W). Its batch entries are decoded one after the other, so `frames`
+    counts those of all of them. With `tiling` the frames are approximate.
     """
 
     latent: Tensor
@@ -49,7 +49,7 @@ class Decode:
 def plan_decode(vae, samples: dict, tile_size: int = 0, tile_overlap: int = 64) -> Decode:
     """Check a VAE and a LATENT against each other, before anything is loaded or decoded.
 
-    ``tile_size`` and ``tile_overlap`` are in pixels; a size of 0 means whole frames, and so does
+    `tile_size` and `tile_overlap` are in pixels; a size of 0 means whole frames, and so does
     one that the frame doesn't exceed.
 
     Raises ValueError, naming the input and the way out.
@@ -85,10 +85,10 @@ def decode_frames(
     sink: Callable[[Tensor], None],
     picture: Callable[[], Picture | None] = lambda: None,
 ) -> Progress:
-    """Pass all frames to ``sink`` in order, a few at a time: (T, H, W, C) in [0, 1].
+    """Pass all frames to `sink` in order, a few at a time: (T, H, W, C) in [0, 1].
 
     They are on the device the VAE runs on, in ComfyUI's intermediate dtype, and the sink's to keep
-    or change. Shows progress on the node per frame, with what ``picture`` gives beside it, and
+    or change. Shows progress on the node per frame, with what `picture` gives beside it, and
     stops within a chunk when the user interrupts. Returns the finished progress.
     """
     mm = comfy.model_management
@@ -146,9 +146,9 @@ def decode_images(vae, decode: Decode) -> Tensor:
 
 
 def encode_frames(vae, chunks: Iterable[Tensor], frames: int) -> dict:
-    """The LATENT of ``frames`` frames that come as ``chunks`` of (T, H, W, C) in [0, 1].
+    """The LATENT of `frames` frames that come as `chunks` of (T, H, W, C) in [0, 1].
 
-    It is the one that ``VAE.encode`` gives for all of them at once, without ever holding them all;
+    It is the one that `VAE.encode` gives for all of them at once, without ever holding them all;
     of frames other than 4n + 1, the last ones are left out as there. Stops within a chunk when the
     user interrupts. Raises ValueError for a VAE that isn't Wan's, and when chunks end too soon.
     """
@@ -237,6 +237,6 @@ def _real(latent: Tensor) -> Tensor:
 
 
 def _on_device(device: torch.device):
-    """Make ``device`` the current one where this ComfyUI, which may use several, asks for that."""
+    """Make `device` the current one where this ComfyUI, which may use several, asks for that."""
     context = getattr(comfy.model_management, "cuda_device_context", None)
     return nullcontext() if context is None else context(device)

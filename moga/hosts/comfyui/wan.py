@@ -8,21 +8,22 @@ import comfy.ldm.wan.model
 import comfy.model_patcher
 from torch import Tensor, nn
 
+from ...errors import MogaError
+from ...wan import SPATIAL_STRIDE, WIDE_CHANNELS, WIDE_FPS, WIDE_SPATIAL_STRIDE
+
 # Wan variants whose blocks do not run one self-attention over one grid of video tokens.
 _REFUSED = {
     "WanModel_S2V": "Wan 2.2 S2V",
     "WanAnimate2Model": "Wan Animate 2",
     "CausalWanModel": "a causal (autoregressive) Wan",
 }
-_WIDE = 48  # latent channels of Wan 2.2 5B
-_WIDE_FPS = 24
 # Variants whose latents may begin with reference frames, and with how many.
 _LEADING_FRAMES = {"VaceWanModel": 1, "AnimateWanModel": math.inf}
 # Variants that put a reference video in front themselves, as frames of the grid.
 _REFERENCE_VIDEO = ("SCAILWanModel", "SCAIL2WanModel")
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(MogaError, ValueError):
     """A MODEL that MoGA cannot be applied to; the message names what it is."""
 
 
@@ -48,7 +49,8 @@ def wan_model(model: comfy.model_patcher.ModelPatcher) -> nn.Module:
 
 def token_pixels(dit: nn.Module) -> int:
     """Pixels of a token, along height and width: Wan 2.2 5B's VAE halves them once more."""
-    return (16 if dit.out_dim == _WIDE else 8) * dit.patch_size[1]
+    stride = WIDE_SPATIAL_STRIDE if dit.out_dim == WIDE_CHANNELS else SPATIAL_STRIDE
+    return stride * dit.patch_size[1]
 
 
 def made_for_fps(dit: nn.Module) -> int | None:
@@ -56,7 +58,7 @@ def made_for_fps(dit: nn.Module) -> int | None:
 
     Wan 2.2 5B. The 14B and 1.3B models were trained at 16, and MoGA checkpoints may be at 24.
     """
-    return _WIDE_FPS if dit.out_dim == _WIDE else None
+    return WIDE_FPS if dit.out_dim == WIDE_CHANNELS else None
 
 
 def most_leading_frames(dit: nn.Module) -> float:

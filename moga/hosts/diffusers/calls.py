@@ -19,17 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...layout import LayoutError, VideoLayout
+from ...attention.text import Reading, Span
+from ...layout import ShotMismatchError, VideoLayout
 from ...routing import Routing
 from ...shots import ShotList
-from ...text import Reading, Span
+from ...wan import TEXT_TOKENS, video_frames
 
 KEY = "moga"  # in attention_kwargs
-IMAGE_MODEL_TEXT = 512  # Wan 2.1 image-to-video under diffusers: the last 512 tokens are the text
-
-
-class ShotMismatchError(LayoutError):
-    """Shots, text and latent that do not belong together; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +147,8 @@ def build_call(
     frames, height, width = (size // patch for size, patch in sizes)
     if given.frames not in (None, frames):
         raise ShotMismatchError(
-            f"the latent has {frames} latent frames ({4 * frames - 3} video frames), but the shots "
-            f"fill {given.frames} ({4 * given.frames - 3} video frames); "
+            f"the latent has {frames} latent frames ({video_frames(frames)} video frames), but the "
+            f"shots fill {given.frames} ({video_frames(given.frames)} video frames); "
             "make the latent for num_frames=shots.frames."
         )
     layout = VideoLayout(frames, height, width, given.starts)
@@ -183,9 +179,9 @@ def _check_spans(given: ShotCall, tokens: int, reads_image: bool) -> None:
             "the text of every shot, the negative one too, as shot_inputs does."
         )
     lengths = {stop - start for start, stop in spans}
-    if reads_image and lengths != {IMAGE_MODEL_TEXT}:
+    if reads_image and lengths != {TEXT_TOKENS}:
         raise ShotMismatchError(
             f"the shots' texts have {sorted(lengths)} tokens, but diffusers' Wan 2.1 "
-            f"image-to-video model takes the last {IMAGE_MODEL_TEXT} as text and the rest as "
-            f"image; pad each shot's text to {IMAGE_MODEL_TEXT}."
+            f"image-to-video model takes the last {TEXT_TOKENS} as text and the rest as "
+            f"image; pad each shot's text to {TEXT_TOKENS}."
         )

@@ -114,6 +114,12 @@ def moga_routers(transformer: nn.Module) -> Routers:
     return {index: weights_of(router) for index, router in routers.items() if router is not None}
 
 
+def router_parameters(transformer: nn.Module) -> list[nn.Parameter]:
+    """Weight and bias of every router, in order of the blocks."""
+    routers = (module for module in transformer.modules() if isinstance(module, BlockRouter))
+    return [parameter for router in routers for parameter in router.parameters()]
+
+
 @contextmanager
 def record_routing(transformer: nn.Module) -> Iterator[list[Routing]]:
     """Yield a list that holds each layer's Routing of the last forward, in order of the layers.

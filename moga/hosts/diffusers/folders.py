@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from diffusers import ConfigMixin
 from torch import Tensor
 
 from ...checkpoint import CheckpointError
-from ...shotscript import shorten
-from ...tensors import read_tensors
-from .weights import WeightFile
+from ...shots.script import shorten
+from ...tensor_file import TensorFile
+from ...wan import CHANNELS
+from .weights import open_weights
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 # What is read here; the rest is for the classes of diffusers and transformers to judge.
@@ -36,9 +37,15 @@ def part(folder: Path, name: str) -> Path | None:
     return folder / name if os.path.isfile(folder / name / "config.json") else None
 
 
-def model(folder: Path, name: str) -> Path:
-    """The folder of a model, inside that of a pipeline or by itself. Raises CheckpointError."""
-    found = part(folder, name) or folder
+def model(folder: Path, name: str, otherwise: str | None = None) -> Path:
+    """The folder of a model, inside that of a pipeline or by itself. Raises CheckpointError.
+
+    otherwise: what to use instead of a model by itself, where that will not do.
+    """
+    found = part(folder, name)
+    if found is None and otherwise is not None:
+        raise CheckpointError(f"{folder} has no {name}; {otherwise}.")
+    found = found or folder
     if not os.path.isfile(found / "config.json"):
         raise CheckpointError(
             f"{found} has no config.json; give a diffusers folder, or one .safetensors file."
@@ -81,7 +88,7 @@ def read_config(folder: Path, kind: Any = None) -> Config:
         value = config.get(name, 1)
         if not (_is_size(value) or (value is None and name in _SIZES_OR_NONE)):
             raise _wrong(path, name, value)
-    patch, channels = config.get("patch_size"), config.get("z_dim", 16)
+    patch, channels = config.get("patch_size"), config.get("z_dim", CHANNELS)
     if not (patch is None or isinstance(patch, list) or _is_size(patch)):
         raise _wrong(path, "patch_size", patch)
     lengths = {"patch_size": 3, "latents_mean": channels, "latents_std": channels}
@@ -125,7 +132,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def weights(folder: Path) -> WeightFile:
+def weights(folder: Path) -> TensorFile:
     """The headers of a model's weights, in one file or several, as one. Raises CheckpointError."""
     names: list[str] = []
     for name in _WEIGHTS:
@@ -135,27 +142,27 @@ def weights(folder: Path) -> WeightFile:
         elif os.path.isfile(index):
             files = read_object(index).get("weight_map")
             names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
-    found = Shards.joined(folder, [WeightFile.open(folder / name) for name in names])
+    found = Shards.joined(folder, [open_weights(folder / name) for name in names])
     if not found.shapes:
         raise CheckpointError(f"{folder} holds no .safetensors weights; copy all of it.")
     return found
 
 
-@dataclass(frozen=True)
-class Shards(WeightFile):
+@dataclass(frozen=True, eq=False)
+class Shards(TensorFile):
     """The weights of a folder. places: the file of each key."""
 
-    places: dict[str, Path]
+    places: Mapping[str, TensorFile]
 
     @classmethod
-    def joined(cls, folder: Path, files: list[WeightFile]) -> Shards:
+    def joined(cls, folder: Path, files: list[TensorFile]) -> Shards:
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
-        places: dict[str, Path] = {}
+        places: dict[str, TensorFile] = {}
         for file in files:
             shapes |= file.shapes
             dtypes |= file.dtypes
-            places |= dict.fromkeys(file.shapes, file.path)
+            places |= dict.fromkeys(file.shapes, file)
         return cls(folder, shapes, dtypes, {}, places)
 
     @property
@@ -165,9 +172,9 @@ class Shards(WeightFile):
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of `keys`, file by file."""
         wanted = set(keys)
-        for path in dict.fromkeys(self.places.values()):
-            within = (key for key, place in self.places.items() if place == path)
-            yield from read_tensors(path, [key for key in within if key in wanted])
+        for file in dict.fromkeys(self.places.values()):
+            within = [key for key, place in self.places.items() if place is file]
+            yield from file.read([key for key in within if key in wanted])
 
 
 def damaged(folder: Path, error: Exception) -> CheckpointError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
-    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
@@ -21,19 +21,20 @@ from torch import Tensor
 from ...checkpoint import CheckpointError
 from ...kernels import AUTO
 from ...shots import ShotList
-from ...video import VideoWriter
+from ...video.writer import VideoWriter
+from ...wan import TEXT_TOKENS, WIDE_CHANNELS
 from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled
-from .text_encoder import TEXT_TOKENS, check_lengths, load_text_encoder
-from .transformer import load_wan
-from .vae import check_latents, decode_frames, load_vae
+from .image_encoder import ImageEncoder, open_image_encoder
+from .parts import PathLike, check_together
+from .text_encoder import TextEncoder, check_lengths, open_text_encoder
+from .transformer import Transformer, open_wan
+from .vae import Vae, check_latents, decode_frames, open_vae
 
-PathLike = str | os.PathLike[str]
 SCHEDULERS = ("unipc", "euler")
 # Where Wan 2.2 A14B hands over from its high-noise to its low-noise expert, of all timesteps.
 BOUNDARY_TEXT, BOUNDARY_IMAGE = 0.875, 0.9
-WIDE_CHANNELS = 48  # latent channels of the 5B model, which takes one timestep per token
 
 
 def load_pipeline(
@@ -67,38 +68,89 @@ def load_pipeline(
     settings that cannot be used, BackendError.
     """
     whole = pipeline_folder(model)
-    options = {"dtype": dtype, "backend": backend}
-    transformer = load_wan(model, routers=routers, **options)
-    low = model_low or (whole if whole and (whole / "transformer_2").is_dir() else None)
-    if low is not None and low == whole:
-        low = whole / "transformer_2"
-    transformer_2 = None if low is None else load_wan(low, routers=routers_low, **options)
-    if transformer_2 is not None:
-        check_pair(transformer.config, transformer_2.config)
-    image = from_image or takes_image(transformer.config)
-    wide = transformer.config.in_channels == WIDE_CHANNELS
-    autoencoder = load_vae(_needed("vae", vae or whole), dtype=dtype)
-    check_vae(autoencoder.config.z_dim, transformer.config.out_channels)
-    encoder, tokenizer = None, None
-    if with_text and (text_encoder or whole):
-        encoder, tokenizer = load_text_encoder(text_encoder or whole, dtype=dtype)
-        check_text_width(encoder.config.d_model, transformer.config.text_dim)
-    parts: dict[str, Any] = {
-        "vae": autoencoder,
+    text = text_encoder or whole if with_text else None
+    transformer = open_wan(model, routers)
+    second = low_noise_expert(whole, model_low)
+    image = image_encoder or whole
+    if transformer.config.get("image_dim") is None or not (from_image or transformer.takes_image):
+        image = None
+    elif image is None:
+        raise _missing("image encoder", "clip_vision_h.safetensors")
+    if vae is None and whole is None:
+        raise _missing("vae", "wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B model)")
+    parts = PipelineParts(
+        transformer=transformer,
+        transformer_2=None if second is None else open_wan(second, routers_low),
+        vae=open_vae(vae or whole),
+        text_encoder=None if text is None else open_text_encoder(text),
+        image_encoder=None if image is None else open_image_encoder(image),
+    )
+    parts.check_together()
+    return build_pipeline(
+        parts,
+        from_image=from_image,
+        boundary=boundary,
+        scheduler=make_scheduler(scheduler, shift),
+        dtype=dtype,
+        backend=backend,
+    )
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """The models of a pipeline, opened. transformer_2: the low-noise expert of Wan 2.2."""
+
+    transformer: Transformer
+    vae: Vae
+    transformer_2: Transformer | None = None
+    text_encoder: TextEncoder | None = None
+    image_encoder: ImageEncoder | None = None
+
+    def check_together(self) -> None:
+        """Raise CheckpointError unless they belong together."""
+        check_together(
+            self.transformer,
+            self.vae,
+            self.text_encoder,
+            image_encoder=self.image_encoder,
+            low=self.transformer_2,
+        )
+
+
+def build_pipeline(
+    parts: PipelineParts,
+    *,
+    from_image: bool,
+    boundary: float | None,
+    scheduler: Any,
+    dtype: torch.dtype | None,
+    backend: str,
+) -> WanPipeline | WanImageToVideoPipeline:
+    """Load parts that belong together into a pipeline on the CPU; see `load_pipeline`.
+
+    Raises CheckpointError for weights that are damaged, BackendError.
+    """
+    encoder, tokenizer = (
+        (None, None) if parts.text_encoder is None else parts.text_encoder.load(dtype)
+    )
+    low = parts.transformer_2
+    models: dict[str, Any] = {
+        "vae": parts.vae.load(dtype),
         "text_encoder": encoder,
         "tokenizer": tokenizer,
-        "transformer": transformer,
-        "transformer_2": transformer_2,
-        "scheduler": make_scheduler(scheduler, shift),
-        "expand_timesteps": wide,
+        "transformer": parts.transformer.load(dtype, backend=backend),
+        "transformer_2": None if low is None else low.load(dtype, backend=backend),
+        "scheduler": scheduler,
+        "expand_timesteps": parts.transformer.config["in_channels"] == WIDE_CHANNELS,
     }
-    if transformer_2 is not None:
-        parts["boundary_ratio"] = boundary or (BOUNDARY_IMAGE if image else BOUNDARY_TEXT)
+    image = from_image or parts.transformer.takes_image
+    if low is not None:
+        models["boundary_ratio"] = boundary or (BOUNDARY_IMAGE if image else BOUNDARY_TEXT)
     if not image:
-        return WanPipeline(**parts)
-    if transformer.config.image_dim is not None:
-        parts |= _image_parts(_needed("image encoder", image_encoder or whole), whole)
-    return WanImageToVideoPipeline(**parts)
+        return WanPipeline(**models)
+    if parts.image_encoder is not None:
+        models["image_encoder"], models["image_processor"] = parts.image_encoder.load()
+    return WanImageToVideoPipeline(**models)
 
 
 def shot_inputs(
@@ -199,40 +251,6 @@ def make_scheduler(name: str, shift: float) -> Any:
     raise ValueError(f"scheduler is {name!r}; choose one of {', '.join(SCHEDULERS)}.")
 
 
-def takes_image(config: Any) -> bool:
-    """Whether a transformer with these settings needs a first frame: it has channels for one."""
-    return config["in_channels"] != config["out_channels"]
-
-
-def check_vae(latent_channels: int, wanted: int) -> None:
-    """Raise CheckpointError unless the VAE has the latent channels that the transformer wants."""
-    if latent_channels != wanted:
-        right = "wan2.2_vae" if wanted == WIDE_CHANNELS else "wan_2.1_vae"
-        raise CheckpointError(
-            f"the VAE has {latent_channels} latent channels, the model {wanted}; "
-            f"use {right}.safetensors."
-        )
-
-
-def check_text_width(width: int, wanted: int) -> None:
-    """Raise CheckpointError unless the text encoder is as wide as the transformer expects."""
-    if width != wanted:
-        raise CheckpointError(
-            f"the text encoder gives text of width {width}, the model reads {wanted}; use the "
-            "text encoder that belongs to the model (umt5_xxl for Wan)."
-        )
-
-
-def check_pair(high: Mapping[str, Any], low: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless two transformers with these settings can share one sampling."""
-    for name in ("in_channels", "out_channels", "text_dim", "image_dim"):
-        if high[name] != low[name]:
-            raise CheckpointError(
-                f"the two models differ in {name} ({high[name]} and {low[name]}); "
-                "give the high-noise and the low-noise file of the same Wan 2.2 model."
-            )
-
-
 def _encode(pipe: Any, text: str) -> Tensor:
     with torch.no_grad():
         return pipe.encode_prompt(
@@ -258,25 +276,13 @@ def pipeline_folder(path: PathLike) -> Path | None:
     return Path(path)
 
 
-def _needed(what: str, path: PathLike | None) -> PathLike:
-    if path is None:
-        files = {"vae": "wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B model)"}
-        name = files.get(what, "clip_vision_h.safetensors")
-        raise CheckpointError(f"the {what} is missing; give {name}.")
-    return path
+def low_noise_expert(whole: Path | None, given: PathLike | None) -> PathLike | None:
+    """Where the low-noise expert of Wan 2.2 lies: as it was given, or in the pipeline's folder."""
+    if whole is None or (given is not None and Path(given) != whole):
+        return given
+    own = whole / "transformer_2"
+    return own if given is not None or own.exists() else None
 
 
-def _image_parts(path: PathLike, whole: Path | None) -> dict[str, Any]:
-    if whole is not None and Path(path) == whole:
-        try:
-            pipe = DiffusionPipeline.from_pretrained(
-                whole, transformer=None, transformer_2=None, vae=None, text_encoder=None,
-                tokenizer=None, local_files_only=True,
-            )  # fmt: skip
-        except Exception as error:  # whatever diffusers trips over
-            raise folders.damaged(whole, error) from error
-        return {"image_encoder": pipe.image_encoder, "image_processor": pipe.image_processor}
-    from .image_encoder import load_image_encoder
-
-    encoder, processor = load_image_encoder(path)
-    return {"image_encoder": encoder, "image_processor": processor}
+def _missing(what: str, files: str) -> CheckpointError:
+    return CheckpointError(f"the {what} is missing; give {files}.")

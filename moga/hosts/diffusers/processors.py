@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...attention import moga_attention
+from ...attention.text import joined, shot_parts
 from ...config import MoGAConfig
 from ...routing import Routing
-from ...text import joined, shot_parts
 from .calls import Call, ShotText
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-# The first line whose name begins or stands in any key says what the file is.
+from ...checkpoint import in_router
+
+# The first line of which a word stands in any key, or which holds for one, says what the file is.
 _SIGNS = (
     (("lora_A.", "lora_B.", "lora_down.", "lora_up.", ".lora.", ".diff_b"), "a LoRA"),
     (("vace_blocks.",), "Wan VACE"),
@@ -15,7 +17,7 @@ _SIGNS = (
     (("ref_conv.",), "Wan Fun Control"),
     (("patch_embedding_pose.", "pose_patch_embedding."), "Wan with pose control (SCAIL)"),
     (("blocks.0.cross_attn.norm_q.", "blocks.0.attn2.norm_q."), "a Wan transformer"),
-    (("self_attn.router.",), "MoGA routers without a model"),
+    (in_router, "MoGA routers without a model"),
     (("encoder.block.0.layer.0.SelfAttention",), "a T5 or UMT5 text encoder"),
     (("token_embedding.weight",), "a text encoder in WanVideoWrapper's names"),
     (("decoder.upsamples.0.upsamples.0.",), "the VAE of Wan 2.2"),
@@ -37,7 +39,8 @@ def looks_like(keys: Iterable[str]) -> str:
     """A few words for what the names of a file's tensors say it is."""
     keys = list(keys)
     for signs, what in _SIGNS:
-        if any(sign in key for key in keys for sign in signs):
+        holds = signs if callable(signs) else lambda key, words=signs: any(w in key for w in words)
+        if any(map(holds, keys)):
             return what
     if not keys:
         return "an empty file"

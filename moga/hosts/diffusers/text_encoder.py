@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import torch
 from transformers import AutoTokenizer, BatchEncoding, UMT5Config, UMT5EncoderModel
 
 from ...checkpoint import CheckpointError
+from ...errors import MissingPackageError
+from ...tensor_file import TensorFile
+from ...wan import TEXT_TOKENS
 from . import folders
 from .calls import ShotMismatchError
 from .names import MOST_BLOCKS, Shapes
-from .weights import WeightFile, assemble
+from .parts import Part, PathLike, find
+from .recognise import looks_like
+from .weights import assemble, dtype_of, refuse_quantised
 
-TEXT_TOKENS = 512  # of one shot's text, padded
 SPIECE = "spiece_model"  # ComfyUI's files carry the tokenizer as a tensor of bytes
 _FIX = (
     "use ComfyUI's umt5_xxl_fp16.safetensors or umt5_xxl_bf16.safetensors (Comfy-Org/"
@@ -24,40 +30,60 @@ _FIX = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class TextEncoder(Part):
+    """UMT5's encoder with its tokenizer. tokens: the tokenizer's folder; None where the file of
+    weights carries it."""
+
+    tokens: Path | None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Raises CheckpointError where it is damaged."""
+        return _own_tokenizer(self.weights) if self.tokens is None else _saved(self.tokens)
+
+    def load(self, dtype: torch.dtype | None = None) -> tuple[UMT5EncoderModel, Any]:
+        """The encoder on the CPU, and its tokenizer. dtype: None keeps what the file has."""
+        return _assembled(self.weights, self.config, dtype), self.tokenizer
+
+
 def load_text_encoder(
-    path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    path: PathLike | TextEncoder, *, dtype: torch.dtype | None = None
 ) -> tuple[UMT5EncoderModel, Any]:
     """UMT5's encoder on the CPU, and its tokenizer.
 
     path: ComfyUI's repackaged safetensors file, which holds both, or a diffusers folder with
-        `text_encoder` and `tokenizer` in it.
+        `text_encoder` and `tokenizer` in it; or what `open_text_encoder` made of it.
     dtype: None keeps what the file has. Nothing is downloaded. Raises CheckpointError.
     """
-    if os.path.isdir(path):
-        return _from_folder(Path(path), dtype)
-    file = open_text_encoder(path)
-    model = _assembled(file, umt5_config(file.shapes), dtype)
-    return model, _own_tokenizer(file)
+    return open_text_encoder(path).load(dtype)
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Any:
+def load_tokenizer(path: PathLike | TextEncoder) -> Any:
     """The tokenizer alone, out of what `load_text_encoder` takes."""
-    if os.path.isdir(path):
-        return _folder_tokenizer(Path(path))
-    return _own_tokenizer(open_text_encoder(path))
+    return open_text_encoder(path).tokenizer
 
 
-def open_text_encoder(path: str | os.PathLike[str]) -> WeightFile:
-    """The header of a single-file UMT5 with its tokenizer. Raises CheckpointError otherwise."""
-    file = WeightFile.open(path)
-    if umt5_config(file.shapes) is None:
+def open_text_encoder(path: PathLike | TextEncoder) -> TextEncoder:
+    """Open a UMT5 as `load_text_encoder` takes it. Raises CheckpointError for anything else."""
+    if isinstance(path, TextEncoder):
+        return path
+    file, folder, config = find(path, "text_encoder", UMT5Config, otherwise=_FIX)
+    if folder is not None:
+        tokens = folder.parent / "tokenizer"
+        if not os.path.isfile(tokens / "tokenizer_config.json"):
+            raise CheckpointError(f"{path} has no tokenizer; {_FIX}.")
+        return TextEncoder(Path(path), config, file, tokens)
+    config = umt5_config(file.shapes)
+    if config is None:
         raise CheckpointError(
-            f"{file.name} is not a UMT5 text encoder, it looks like {file.looks_like()}; {_FIX}."
+            f"{file.name} is not a UMT5 text encoder, it looks like {looks_like(file.shapes)}; "
+            f"{_FIX}."
         )
-    file.refuse_quantised()
+    refuse_quantised(file)
     if file.dtypes.get(SPIECE) != "U8":
         raise CheckpointError(f"{file.name} carries no tokenizer ({SPIECE}); {_FIX}.")
-    return file
+    return TextEncoder(Path(path), config, file, None)
 
 
 def umt5_config(shapes: Shapes) -> dict[str, Any] | None:
@@ -101,7 +127,7 @@ class SentencePieceTokenizer:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            raise ImportError(
+            raise MissingPackageError(
                 "the text encoder needs sentencepiece; run `pip install sentencepiece`."
             ) from None
         try:
@@ -155,7 +181,7 @@ def check_lengths(tokenizer: Any, texts: Sequence[str], length: int = TEXT_TOKEN
             )
 
 
-def _own_tokenizer(file: WeightFile) -> SentencePieceTokenizer:
+def _own_tokenizer(file: TensorFile) -> SentencePieceTokenizer:
     tokenizer = SentencePieceTokenizer(dict(file.read([SPIECE]))[SPIECE].numpy().tobytes())
     vocabulary = file.shapes["shared.weight"][0]
     if len(tokenizer) > vocabulary:
@@ -166,25 +192,12 @@ def _own_tokenizer(file: WeightFile) -> SentencePieceTokenizer:
     return tokenizer
 
 
-def text_encoder_folder(folder: Path) -> Path:
-    """That of the encoder, inside the folder of a pipeline, where its tokenizer lies beside it."""
-    found = folders.part(folder, "text_encoder")
-    if found is None:
-        raise CheckpointError(f"{folder} has no text_encoder; {_FIX}.")
-    return found
-
-
-def _from_folder(folder: Path, dtype: torch.dtype | None) -> tuple[UMT5EncoderModel, Any]:
-    own, tokenizer = text_encoder_folder(folder), _folder_tokenizer(folder)
-    model = _assembled(folders.weights(own), folders.read_config(own, UMT5Config), dtype)
-    return model, tokenizer
-
-
 def _assembled(
-    file: WeightFile, config: dict[str, Any], dtype: torch.dtype | None
+    file: TensorFile, config: Mapping[str, Any], dtype: torch.dtype | None
 ) -> UMT5EncoderModel:
     names = {key: key for key in file.shapes if key not in (SPIECE, "logit_scale")}
-    found = file.dtype_of("shared.weight" if "shared.weight" in names else next(iter(names)), dtype)
+    probe = "shared.weight" if "shared.weight" in names else next(iter(names))
+    found = dtype_of(file, probe, dtype)
     model = assemble(
         lambda: UMT5EncoderModel(UMT5Config(**config)),
         file,
@@ -199,11 +212,8 @@ def _assembled(
     return model
 
 
-def _folder_tokenizer(folder: Path) -> Any:
-    own = folder / "tokenizer"
-    if not os.path.isfile(own / "tokenizer_config.json"):
-        raise CheckpointError(f"{folder} has no tokenizer; {_FIX}.")
+def _saved(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(own, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever transformers trips over
-        raise folders.damaged(own, error) from error
+        raise folders.damaged(folder, error) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,76 @@ from ...checkpoint import (
     CheckpointError,
     Routers,
     check_routers,
+    in_router,
     merge_routers,
     read_routers,
     router_key,
 )
 from ...config import MoGAConfig
 from ...kernels import AUTO
-from ...shotscript import shorten
-from . import folders
+from ...shots.script import shorten
+from ...tensor_file import TensorFile
 from .enable import enable_moga, moga_routers, unwrap
 from .names import infer_config, to_diffusers, to_wan, wan_prefix
-from .weights import WeightFile, assemble
+from .parts import Part, PathLike, find, takes_image
+from .recognise import looks_like
+from .weights import assemble, dtype_of, open_weights, refuse_quantised
 
 _PROBE = "blocks.0.attn1.to_q.weight"  # its type is that of the file
 
 
+@dataclass(frozen=True, eq=False)
+class Transformer(Part):
+    """A Wan transformer, and the MoGA that its file or a router file asks for.
+
+    names: diffusers' name of each of its weights. routers: read already, they are small; empty
+    where there are none. moga: their settings. adapter: the router file beside the model, which may
+    hold a LoRA.
+    """
+
+    names: Mapping[str, str]
+    routers: Routers
+    moga: MoGAConfig | None
+    adapter: TensorFile | None
+
+    @property
+    def width(self) -> int:
+        """C, of a token."""
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether it needs a first frame."""
+        return takes_image(self.config)
+
+    def load(
+        self, dtype: torch.dtype | None = None, *, backend: str = AUTO
+    ) -> WanTransformer3DModel:
+        """The transformer on the CPU, with MoGA enabled if there are routers or settings.
+
+        dtype: None keeps what the file has. Raises CheckpointError, BackendError.
+        """
+        probe = next((key for key, name in self.names.items() if name == _PROBE), None)
+        probe = probe or next(iter(self.names), None)
+        transformer = assemble(
+            lambda: WanTransformer3DModel.from_config(self.config),
+            self.weights,
+            self.names,
+            torch.float32 if probe is None else dtype_of(self.weights, probe, dtype),
+            what="Wan's transformer",
+            keep=WanTransformer3DModel._keep_in_fp32_modules,
+        )
+        if self.routers or self.moga is not None:
+            enable_moga(transformer, self.moga, self.routers or None, backend=backend)
+        if self.adapter is not None:
+            _load_lora(transformer, self.adapter)
+        return transformer
+
+
 def load_wan(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
-    routers: str | os.PathLike[str] | None = None,
+    routers: PathLike | TensorFile | None = None,
     dtype: torch.dtype | None = None,
     backend: str = AUTO,
 ) -> WanTransformer3DModel:
@@ -48,46 +100,69 @@ def load_wan(
     Nothing is downloaded. Raises CheckpointError and ConfigError, before weights are read where the
     header allows, and BackendError.
     """
+    return open_wan(path, routers).load(dtype, backend=backend)
+
+
+def open_wan(
+    path: PathLike,
+    routers: PathLike | TensorFile | None = None,
+    *,
+    dense: bool = False,
+    needed: str | None = None,
+) -> Transformer:
+    """Open a transformer as `load_wan` takes it, and judge it with its routers.
+
+    dense: leave routers alone, of whatever kind they are. needed: routers have to be there, and
+    this is what to do where they are not. Raises CheckpointError, ConfigError.
+    """
     adapter = None if routers is None else open_routers(routers)
-    file = folder = None
-    if os.path.isdir(path):
-        folder = folders.model(Path(path), "transformer")
-        settings = folders.read_config(folder, WanTransformer3DModel)
+    file, folder, config = find(path, "transformer", WanTransformer3DModel)
+    if folder is None:
+        names, config = _names(file), _config_of_file(file)
     else:
-        file = open_wan(path)
-        settings = wan_config(file)
+        names = {key: key for key in file.shapes if not _is_router(key)}
+    if dense:
+        return Transformer(Path(path), config, file, names, {}, None, None)
+    if folder is not None and adapter is None and router_shapes(file):
+        raise CheckpointError(
+            f"{folder} holds MoGA routers, but a diffusers folder has no place for their settings; "
+            "give the router file too, or save with moga.checkpoint.write."
+        )
     carrier = adapter or file
-    found, config = read_routers(carrier.path, carrier.name) if carrier else ({}, None)
-    # Before the model itself is read, which takes its time.
-    if found if config is None else "routed" in config.branches:
-        dim = settings["num_attention_heads"] * settings["attention_head_dim"]
-        blocks = settings["num_layers"]
-        check_routers(found, config, source=carrier.name, dim=dim, blocks=blocks)
-    if folder is not None:
-        transformer = _from_folder(folder, settings, dtype, routers_given=adapter is not None)
+    found, moga = read_routers(carrier, carrier.name)
+    part = Transformer(Path(path), config, file, names, found, moga, adapter)
+    _check_routers(part, needed)
+    return part
+
+
+def _check_routers(part: Transformer, needed: str | None) -> None:
+    """Raise CheckpointError unless the routers fit, before the model itself is read."""
+    if part.moga is None:
+        routed = bool(part.routers) or needed is not None
     else:
-        transformer = _from_file(file, dtype)
-    if found or config is not None:
-        enable_moga(transformer, config, found or None, backend=backend)
-    if adapter is not None:
-        _load_lora(transformer, adapter)
-    return transformer
+        routed = "routed" in part.moga.branches  # static branches alone need no routers
+    if not routed:
+        return
+    if needed is not None and not part.routers:
+        raise CheckpointError(f"{part.name} holds no MoGA routers; {needed}.")
+    source, blocks = (part.adapter or part.weights).name, part.config["num_layers"]
+    check_routers(part.routers, part.moga, source=source, dim=part.width, blocks=blocks)
 
 
-def open_wan(path: str | os.PathLike[str]) -> WeightFile:
-    """The header of a single-file Wan transformer. Raises CheckpointError for anything else."""
-    file = WeightFile.open(path)
-    if "Wan transformer" in (what := file.looks_like()):
-        file.refuse_quantised()
-    if wan_config(file) is None:
+def _config_of_file(file: TensorFile) -> dict[str, Any]:
+    """The settings that the shapes in a file tell. Raises CheckpointError for another model."""
+    if "Wan transformer" in (what := looks_like(file.shapes)):
+        refuse_quantised(file)
+    config = wan_config(file)
+    if config is None:
         raise CheckpointError(
             f"{file.name} is not a Wan text-to-video or image-to-video transformer, it looks like "
             f"{what}; choose a diffusion model of Wan 2.1 or 2.2."
         )
-    return file
+    return config
 
 
-def wan_config(file: WeightFile) -> dict[str, Any] | None:
+def wan_config(file: TensorFile) -> dict[str, Any] | None:
     """Settings of `WanTransformer3DModel` for a file; None if it holds another model."""
     names, prefix = _names(file), wan_prefix(file.shapes)
     # Models built on Wan (VACE, Fun, Animate, ...) have all of its weights and some of their own.
@@ -96,27 +171,27 @@ def wan_config(file: WeightFile) -> dict[str, Any] | None:
     return infer_config({to_wan(name): file.shapes[key] for key, name in names.items()})
 
 
-def open_routers(path: str | os.PathLike[str]) -> WeightFile:
+def open_routers(path: PathLike | TensorFile) -> TensorFile:
     """The header of a file with MoGA routers. Raises CheckpointError for a file without."""
-    file = WeightFile.open(path)
+    file = path if isinstance(path, TensorFile) else open_weights(path)
     if not router_shapes(file):
         raise CheckpointError(
-            f"{file.name} holds no MoGA routers, it looks like {file.looks_like()}; choose a "
+            f"{file.name} holds no MoGA routers, it looks like {looks_like(file.shapes)}; choose a "
             "router file or a merged MoGA checkpoint."
         )
     return file
 
 
-def load_routers(path: str | os.PathLike[str]) -> tuple[Routers, MoGAConfig | None]:
+def load_routers(path: PathLike | TensorFile) -> tuple[Routers, MoGAConfig | None]:
     """The routers of a router file or merged checkpoint, as `enable_moga` takes them.
 
-    Raises CheckpointError, ConfigError.
+    path: or what `open_routers` made of it. Raises CheckpointError, ConfigError.
     """
     file = open_routers(path)
-    return read_routers(file.path, file.name)
+    return read_routers(file, file.name)
 
 
-def router_shapes(file: WeightFile) -> dict[int, dict[str, tuple[int, ...]]]:
+def router_shapes(file: TensorFile) -> dict[int, dict[str, tuple[int, ...]]]:
     """The shapes of the routers in a file, by block and name; empty where there are none."""
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     for key, shape in file.shapes.items():
@@ -133,7 +208,7 @@ def wan_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
     dit = unwrap(transformer)
     state: dict[str, Tensor] = {}
     for name, tensor in dit.state_dict().items():
-        if ".attn1.router." in name:
+        if in_router(name):
             continue
         key = to_wan(name)
         if key is None:
@@ -144,40 +219,7 @@ def wan_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
     return merge_routers(state, moga_routers(dit))
 
 
-def _from_file(file: WeightFile, dtype: torch.dtype | None) -> WanTransformer3DModel:
-    settings, names = wan_config(file), _names(file)
-    probe = next((key for key, name in names.items() if name == _PROBE), next(iter(names)))
-    return assemble(
-        lambda: WanTransformer3DModel(**settings),
-        file,
-        names,
-        file.dtype_of(probe, dtype),
-        what="Wan's transformer",
-        keep=WanTransformer3DModel._keep_in_fp32_modules,
-    )
-
-
-def _from_folder(
-    folder: Path, config: dict[str, Any], dtype: torch.dtype | None, *, routers_given: bool
-) -> WanTransformer3DModel:
-    files = folders.weights(folder)
-    if router_shapes(files) and not routers_given:
-        raise CheckpointError(
-            f"{folder} holds MoGA routers, but a diffusers folder has no place for their settings; "
-            "give the router file too, or save with moga.checkpoint.write."
-        )
-    names = {key: key for key in files.shapes if not _is_router(key)}
-    return assemble(
-        lambda: WanTransformer3DModel.from_config(config),
-        files,
-        names,
-        files.dtype_of(_PROBE if _PROBE in names else next(iter(names)), dtype),
-        what="Wan's transformer",
-        keep=WanTransformer3DModel._keep_in_fp32_modules,
-    )
-
-
-def _names(file: WeightFile) -> dict[str, str]:
+def _names(file: TensorFile) -> dict[str, str]:
     """diffusers' name for each weight of the file that is the transformer's own."""
     if any(key.startswith("condition_embedder.") for key in file.shapes):
         pairs = {key: key for key in file.shapes if to_wan(key) is not None}
@@ -193,7 +235,7 @@ def _is_router(key: str) -> bool:
     return router_key(key) is not None
 
 
-def _load_lora(transformer: WanTransformer3DModel, file: WeightFile) -> None:
+def _load_lora(transformer: WanTransformer3DModel, file: TensorFile) -> None:
     """LoRA weights of a router file, `diffusion_model.*` as ComfyUI has them."""
     if not any(".lora_" in key for key in file.shapes):
         return

@@ -5,8 +5,7 @@ Letters: B batch, C channels, T frames, H, W pixels (t, h, w in the latent).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,42 +14,71 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
-from ...decode import check_latent, stream_decode, to_uint8
-from ...encode import stream_encode
-from . import folders
+from ...vae.decode import check_latent, stream_decode, to_uint8
+from ...vae.encode import stream_encode
+from .parts import Part, PathLike, find, latent_channels, spatial_stride
+from .recognise import looks_like
 from .vae_names import vae_config, vae_names
-from .weights import WeightFile, assemble
+from .weights import assemble, dtype_of
 
 
-def load_vae(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> AutoencoderKLWan:
+@dataclass(frozen=True, eq=False)
+class Vae(Part):
+    """A VAE of Wan.
+
+    names: diffusers' name of each weight. stored: the type to load into where none is asked for.
+    """
+
+    names: Mapping[str, str]
+    stored: torch.dtype | None
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return latent_channels(self.config)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a latent column or row."""
+        return spatial_stride(self.config)
+
+    def load(self, dtype: torch.dtype | None = None) -> AutoencoderKLWan:
+        """The VAE on the CPU. dtype: None keeps what the file has. Raises CheckpointError."""
+        first = next(iter(self.names))
+        return assemble(
+            lambda: AutoencoderKLWan.from_config(self.config),
+            self.weights,
+            self.names,
+            dtype_of(self.weights, first, dtype or self.stored),
+            what="Wan's VAE",
+        )
+
+
+def load_vae(path: PathLike | Vae, *, dtype: torch.dtype | None = None) -> AutoencoderKLWan:
     """The VAE of Wan 2.1 or 2.2 on the CPU.
 
     path: one safetensors file as ComfyUI users have it (`wan_2.1_vae`, `wan2.2_vae`) or in
-        diffusers' names, or a diffusers folder, with or without the rest of a pipeline.
+        diffusers' names, or a diffusers folder, with or without the rest of a pipeline; or what
+        `open_vae` made of it.
     dtype: None keeps what the file has. Nothing is downloaded. Raises CheckpointError.
     """
-    if os.path.isdir(path):
-        return _from_folder(Path(path), dtype)
-    file = open_vae(path)
-    names = vae_names(file.shapes)
-    return assemble(
-        lambda: AutoencoderKLWan(**vae_config(file.shapes)),
-        file,
-        names,
-        file.dtype_of(next(iter(names)), dtype),
-        what="Wan's VAE",
-    )
+    return open_vae(path).load(dtype)
 
 
-def open_vae(path: str | os.PathLike[str]) -> WeightFile:
-    """The header of a single-file Wan VAE. Raises CheckpointError for anything else."""
-    file = WeightFile.open(path)
-    if vae_config(file.shapes) is None:
+def open_vae(path: PathLike | Vae) -> Vae:
+    """Open a VAE as `load_vae` takes it. Raises CheckpointError for anything else."""
+    if isinstance(path, Vae):
+        return path
+    file, folder, config = find(path, "vae", AutoencoderKLWan)
+    if folder is not None:
+        return Vae(Path(path), config, file, {key: key for key in file.shapes}, torch.float32)
+    config = vae_config(file.shapes)
+    if config is None:
         raise CheckpointError(
-            f"{file.name} is not a VAE of Wan, it looks like {file.looks_like()}; choose "
+            f"{file.name} is not a VAE of Wan, it looks like {looks_like(file.shapes)}; choose "
             "wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model."
         )
-    return file
+    return Vae(Path(path), config, file, vae_names(file.shapes), None)
 
 
 @dataclass(frozen=True)
@@ -176,15 +204,3 @@ class _Decoding:
 
     def decode(self, latent: Tensor) -> Tensor:
         return self._vae.decode(latent, return_dict=False)[0]
-
-
-def _from_folder(folder: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
-    own = folders.model(folder, "vae")
-    config, files = folders.read_config(own, AutoencoderKLWan), folders.weights(own)
-    return assemble(
-        lambda: AutoencoderKLWan.from_config(config),
-        files,
-        {key: key for key in files.shapes},
-        dtype or torch.float32,
-        what="Wan's VAE",
-    )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ...wan import WIDE_CHANNELS
 from .names import Shapes
 
 # A residual block: its layers by position, and diffusers' names for them.
@@ -70,7 +71,7 @@ def vae_config(shapes: Shapes) -> dict[str, Any] | None:
     common = {"base_dim": base, "z_dim": latent, "decoder_base_dim": decoder_base}
     if channels == 3 and latent == 16:
         return {**common, "in_channels": 3, "out_channels": out_channels}
-    if channels == 12 and latent == 48:
+    if channels == 12 and latent == WIDE_CHANNELS:
         return {
             **common,
             "in_channels": 12,

@@ -1,21 +1,20 @@
-"""Single-file weights: looked at before they are read, fitted to a model, cast while read."""
+"""Weights in safetensors files: judged by the header, fitted to a model, cast while read."""
 
 from __future__ import annotations
 
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import nn
 
 from ...checkpoint import CheckpointError
-from ...shotscript import shorten
-from ...tensors import read_header, read_tensors
-from .recognise import looks_like, quantised
+from ...shots.script import shorten
+from ...tensor_file import TensorFile
+from .recognise import quantised
 
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # a cast undoes them
@@ -25,71 +24,48 @@ _NO_WEIGHTS = ("spiece_model",)  # a tokenizer, as bytes
 _COMFY_SETTINGS = "comfy_attention.config"
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """The header of a safetensors file: shapes and dtypes by key, as safetensors has them.
+def open_weights(path: str | os.PathLike[str]) -> TensorFile:
+    """The weights in a file, without what ComfyUI notes about its attention beside them.
 
-    What ComfyUI notes about its attention beside the weights is left out.
+    Raises CheckpointError unless it is there and a whole safetensors file.
     """
+    file = TensorFile.open(path)
+    keys = [key for key in file.shapes if not key.endswith(_COMFY_SETTINGS)]
+    shapes = {key: file.shapes[key] for key in keys}
+    return replace(file, shapes=shapes, dtypes={key: file.dtypes[key] for key in keys})
 
-    path: Path
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]
-    metadata: dict[str, str]
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> WeightFile:
-        """Read the header. Raises CheckpointError unless it is there and a whole safetensors."""
-        header = read_header(path)
-        keys = [key for key in header.shapes if not key.endswith(_COMFY_SETTINGS)]
-        shapes = {key: header.shapes[key] for key in keys}
-        return cls(Path(path), shapes, {key: header.dtypes[key] for key in keys}, header.metadata)
+def dtype_of(file: TensorFile, key: str, asked: torch.dtype | None) -> torch.dtype:
+    """The type to load into: the one asked for, else that of `key` in the file.
 
-    @property
-    def name(self) -> str:
-        return self.path.name
+    Raises CheckpointError for quantised files, and for fp8 when no type is asked for.
+    """
+    refuse_quantised(file)
+    if asked is not None:
+        return asked
+    stored = file.dtypes[key]
+    if stored not in _PLAIN:
+        raise CheckpointError(
+            f"{file.name} stores its weights as {stored}; ask for dtype=torch.bfloat16 to load "
+            "them in that, or use the fp16 or bf16 file of the same model."
+        )
+    return _PLAIN[stored]
 
-    def looks_like(self) -> str:
-        return looks_like(self.shapes)
 
-    def bytes_as(self, dtype: torch.dtype) -> int:
-        """Memory of the weights once cast to `dtype`."""
-        return dtype.itemsize * sum(map(_numel, self.shapes.values()))
-
-    def dtype_of(self, key: str, asked: torch.dtype | None) -> torch.dtype:
-        """The type to load into: the one asked for, else that of `key` in the file.
-
-        Raises CheckpointError for quantised files, and for fp8 when no type is asked for.
-        """
-        self.refuse_quantised()
-        if asked is not None:
-            return asked
-        stored = self.dtypes[key]
-        if stored not in _PLAIN:
-            raise CheckpointError(
-                f"{self.name} stores its weights as {stored}; ask for dtype=torch.bfloat16 to load "
-                "them in that, or use the fp16 or bf16 file of the same model."
-            )
-        return _PLAIN[stored]
-
-    def refuse_quantised(self) -> None:
-        """Raise CheckpointError for weights that need more than a cast."""
-        types = {dtype for key, dtype in self.dtypes.items() if key not in _NO_WEIGHTS}
-        how = quantised(types, self.shapes)
-        if how is not None:
-            raise CheckpointError(
-                f"{self.name} is {how}, which this host does not undo; use the fp16 or bf16 file "
-                "of the same model."
-            )
-
-    def read(self, keys: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
-        """The tensors of `keys`, one at a time. Raises CheckpointError."""
-        return read_tensors(self.path, keys)
+def refuse_quantised(file: TensorFile) -> None:
+    """Raise CheckpointError for weights that need more than a cast."""
+    types = {dtype for key, dtype in file.dtypes.items() if key not in _NO_WEIGHTS}
+    how = quantised(types, file.shapes)
+    if how is not None:
+        raise CheckpointError(
+            f"{file.name} is {how}, which this host does not undo; use the fp16 or bf16 file "
+            "of the same model."
+        )
 
 
 def assemble(
     build: Callable[[], nn.Module],
-    file: WeightFile,
+    file: TensorFile,
     names: Mapping[str, str],
     dtype: torch.dtype,
     *,
@@ -142,7 +118,7 @@ def assemble(
     return model.eval()
 
 
-def _refuse_no_numbers(file: WeightFile, names: Mapping[str, str]) -> None:
+def _refuse_no_numbers(file: TensorFile, names: Mapping[str, str]) -> None:
     """Raise CheckpointError for weights that are no floating-point numbers, or there twice."""
     by_name: dict[str, str] = {}
     for key, name in names.items():
@@ -157,10 +133,3 @@ def _refuse_no_numbers(file: WeightFile, names: Mapping[str, str]) -> None:
                 f"{file.name} holds {name} twice, also as {reprlib.repr(by_name[name])}; use a "
                 "file of one model."
             )
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

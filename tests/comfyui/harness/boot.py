@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from find_comfyui import read_version
+
 from .bare import OPTIONAL, hidden
 from .comfyui import ComfyUI
-from .find import read_version
 from .objects import NODES
 
 # Core's optional nodes that the tests use, by file name; what a version lacks is left out. All of

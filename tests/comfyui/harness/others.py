@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-from .find import HOW_TO, read_version
+from find_comfyui import HOW_TO, read_version
 
 
 class Finished(NamedTuple):

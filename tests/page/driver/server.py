@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.find import REPOSITORY, frontend_folder, read_version
+from find_comfyui import REPOSITORY, frontend_folder, read_version
 
 PACKS = {"ComfyUI-MoGA": REPOSITORY, "small_models": Path(__file__).parent / "small_models"}
 

@@ -1,6 +1,6 @@
 """The shipped workflows on a page, at a size that a CPU can run."""
 
-from harness.find import REPOSITORY
+from find_comfyui import REPOSITORY
 
 from .page import SCHEDULE, ComfyPage
 

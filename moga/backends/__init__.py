@@ -1,1 +1,0 @@
-"""The kernels behind the table in `moga.kernels`, one way of running attention per module."""

@@ -1,0 +1,34 @@
+"""What the stages of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from .cache.spec import CacheSpec
+from .checkpoints import Checkpoints
+from .log import Log
+from .settings import Settings
+from .validation import Film
+from .workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run on its way.
+
+    films: what is sampled now and then. fingerprint: of what decides the numbers of the run, see
+    `resume.fingerprint`. metadata: written into every file of weights.
+    """
+
+    settings: Settings
+    accelerator: Accelerator
+    spec: CacheSpec
+    workspace: Workspace
+    checkpoints: Checkpoints
+    log: Log
+    films: list[Film]
+    fingerprint: dict[str, Any]
+    metadata: dict[str, str]

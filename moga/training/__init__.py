@@ -1,1 +1,0 @@
-"""The parts of the trainer, `python -m moga.train`."""

@@ -1,5 +1,0 @@
-"""How what is wrong reaches people."""
-
-from ..moga.hosts.comfyui.errors import plainly
-
-__all__ = ["plainly"]

@@ -1,0 +1,67 @@
+"""A training that was cut off goes on where it was."""
+
+import shutil
+import signal
+
+import pytest
+from training_runs import equal, log, refused, train, train_alone, weights
+
+from moga.train.checkpoints import PROGRESS
+
+
+def killing_itself(after):
+    """Code that ends a training, with no chance to clean up, when it has logged `after` rows."""
+    return f"""
+import os, signal
+from moga.train.log import Log
+add, rows = Log.add, []
+def add_and_die(log, row):
+    add(log, row)
+    rows.append(row)
+    if len(rows) == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Log.add = add_and_die
+"""
+
+
+@pytest.mark.parametrize("after", [3, 7, 12])
+def test_a_killed_training_goes_on_bit_for_bit(project, trained, after):
+    assert train_alone(project, killing_itself(after)) == -signal.SIGKILL
+    assert not (project / "training/model.safetensors").exists()
+    assert train_alone(project) == 0
+    assert log(project) == log(trained)
+    assert equal(weights(project), weights(trained))
+
+
+def test_started_again_when_done_it_leaves_the_same(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    before = log(project)
+    assert train(project) == 0
+    assert log(project) == before
+    assert equal(weights(project), weights(trained))
+
+
+def test_more_steps_can_be_asked_for(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    assert train(project, "--stages.1.steps", "8") == 0
+    rows = log(project)
+    assert rows[: len(log(trained))] == log(trained)
+    assert [row["step"] for row in rows if "loss" in row][-2:] == [7, 8]
+
+
+def test_a_half_written_checkpoint_is_never_loaded(project, trained):
+    shutil.copytree(trained / "training", project / "training")
+    folder = project / "training" / "checkpoints"
+    last = folder / "01-00000006"
+    last.rename(folder / ".01-00000006.part")
+    (folder / ".01-00000006.part" / PROGRESS).unlink()
+    (folder / ".01-00000006.part" / "model.safetensors").write_bytes(b"half")
+    assert train_alone(project) == 0
+    assert log(project) == log(trained)
+    assert equal(weights(project), weights(trained))
+
+
+def test_other_settings_do_not_continue_a_training(project, trained, capsys):
+    shutil.copytree(trained / "training", project / "training")
+    message = refused(project, capsys, "--stages.1.lr", "5")
+    assert "stages.1.lr = 0.001, now it is 5.0" in message and "another save.folder" in message
