@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import MogaError
 
+_NAME_BYTES = 255  # of a file, on all common disks
+
 
 class NoSpaceError(MogaError, OSError):
     """A disk that has too little room; the message says how much it has and how much is needed."""
@@ -33,7 +35,11 @@ def partial_file(path: Path, word: str | None = None) -> Iterator[Path]:
 
     Raises OSError where none can be made.
     """
-    partial = path.with_name(f".{path.name}.{word or secrets.token_hex(4)}.part")
+    ending = f".{word or secrets.token_hex(4)}.part"
+    # A name may be as long as the disk takes: then it is cut off here.
+    room = _NAME_BYTES - len(ending) - 1
+    kept = path.name.encode()[:room].decode(errors="ignore")
+    partial = path.with_name(f".{kept}{ending}")
     partial.touch(exist_ok=word is not None)  # by the word nobody else writes there
     try:
         yield partial

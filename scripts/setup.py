@@ -9,10 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "comfyui" / "harness"))
-
-from find import (  # noqa: E402
+from find_comfyui import (
     find_chromium,
     find_comfyuis,
     frontend,
@@ -20,6 +17,7 @@ from find import (  # noqa: E402
     read_version,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 READY = VENV / "ready"

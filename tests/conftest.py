@@ -1,5 +1,6 @@
 """Settings for all tests, and what keeps pytest from importing ComfyUI's entry point."""
 
+import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,12 @@ class RootIsNoPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage())
+    # A process that tests another ComfyUI may be started while a test has its files small.
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,16 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = ("moga", "nodes")
 CODE = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py"))
 
-CORE = ("config", "layout", "routing", "attention", "kernels", "shots", "text", "checkpoint")
+CORE = (
+    "config",
+    "layout",
+    "routing",
+    "attention",
+    "kernels",
+    "shots",
+    "attention.text",
+    "checkpoint",
+)
 
 
 def project() -> dict:

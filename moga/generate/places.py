@@ -88,7 +88,9 @@ def _elsewhere() -> Iterator[Path]:
 
 
 def _try(path: Path) -> None:
-    """Whether a file can be written beside `path`, under a longer name. Raises OSError."""
+    """Raise OSError unless a file can be written beside `path`, and have its name."""
+    with suppress(FileNotFoundError):
+        path.lstat()
     with partial_file(path.absolute()) as partial:
         partial.write_bytes(_BLOCK)
 

@@ -172,10 +172,10 @@ def test_ffmpeg_killed_in_mid_run(comfy, vae, monkeypatch):
 
 def test_too_small_a_disk_is_refused_first(comfy, vae, latent, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    output = comfy.module("moga.hosts.comfyui.output")
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda folder: usage(10**9, 10**9, 10**6))
+    files = comfy.module("moga.files")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(10**9, 10**9, 10**6))
     message = failure(comfy, vae, latent, "small")
-    assert re.search(r"small has 1 MB free and about \d+ MB are needed", message)
+    assert re.search(r"small has 1 MB free and the video takes about [\d.]+ MB", message)
     assert os.listdir(comfy.output_dir / "small") == []
 
 

@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_sampling(line, changed,
     assert words.startswith(f"--{name.replace('_', '-')} is {path}, and nothing can be written")
 
 
-@pytest.mark.parametrize("letters", [78, 100])
+@pytest.mark.parametrize("letters", [79, 100])
 def test_a_name_that_is_too_long_is_found_before_sampling(line, said, tmp_path, letters):
     before = sorted(tmp_path.iterdir())
     out = tmp_path / ("\N{KATAKANA LETTER MO}" * letters + ".mp4")

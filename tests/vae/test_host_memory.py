@@ -16,7 +16,7 @@ DECODE = """
 import re, sys, threading
 from pathlib import Path
 import torch
-from moga import decode, host_memory
+from moga.vae import decode, host_memory
 
 host_memory.EVERY = 0.0
 at_frame = []
