@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 from torch import nn
 
+from ..checkpoint import config_in
 from ..errors import MogaError
 from ..hosts.diffusers import check_together, router_shapes
 from ..kernels import AUTO, require
@@ -153,6 +154,8 @@ def _check_groups(settings: Settings, files: ModelFiles) -> None:
     groups = None
     if files.routers is not None:
         groups = _groups_of(files.routers)
+        if settings.stages[0].groups in (None, groups):
+            _check_merge(settings, files.routers)
     for stage in settings.stages:
         wanted = stage.groups or settings.moga.groups
         if groups not in (None, wanted) and stage.groups is None:
@@ -162,6 +165,16 @@ def _check_groups(settings: Settings, files: ModelFiles) -> None:
                 "new routers."
             )
         groups = wanted
+
+
+def _check_merge(settings: Settings, file: TensorFile) -> None:
+    """Raise SettingsError for routers that were trained with another merge of the branches."""
+    saved, asked = config_in(file.metadata), settings.moga.combine
+    if saved is not None and saved.combine != asked:
+        raise SettingsError(
+            f"model.routers is {file.name}, which was trained with combine {saved.combine!r}, and "
+            f"moga.combine is {asked!r}; set it to {saved.combine!r}, or model.routers to 'random'."
+        )
 
 
 def _groups_of(file: TensorFile) -> int:

@@ -246,6 +246,11 @@ def test_routers_that_send_all_to_one_group(project, trained, capsys):
         project, capsys, "--moga.groups", "4", "--model.routers",
         str(trained / "training" / "routers.safetensors"),
     )  # fmt: skip
+    said = refused(
+        project, capsys, "--moga.combine", "mean", "--model.routers",
+        str(trained / "training" / "routers.safetensors"),
+    )  # fmt: skip
+    assert "was trained with combine 'union', and moga.combine is 'mean'; set it to 'uni" in said
 
 
 def test_a_text_that_is_too_long(project, capsys):
