@@ -36,20 +36,32 @@ from report_markdown import write
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = "dense"
+MEAN = ("--moga.combine", "mean")  # the paper's merge; without it, one softmax
 VARIANTS: dict[str, list[str]] = {
     DENSE: ["--model.attention", "dense"],
-    "MoGA, M=4": [],
-    "routed only": ["--moga.branches", '["routed"]'],
-    "static only": ["--moga.branches", '["windows", "frames"]'],
-    "static only, no key across a cut": [
+    "union, M=4": [],
+    "union, M=16": ["--moga.groups", "16"],
+    "mean, M=4": [*MEAN],
+    "mean, M=16": [*MEAN, "--moga.groups", "16"],
+    "mean, M=2": [*MEAN, "--moga.groups", "2"],
+    "mean, M=8": [*MEAN, "--moga.groups", "8"],
+    "mean, routed only": [*MEAN, "--moga.branches", '["routed"]'],
+    "mean, static only": [*MEAN, "--moga.branches", '["windows", "frames"]'],
+    "mean, static only, no key across a cut": [
+        *MEAN,
         *("--moga.branches", '["windows", "frames"]'),
         *("--moga.boundary_frames", "0"),
     ],
-    "no balance loss": ["--objective.balance", "0"],
-    "MoGA, M=2": ["--moga.groups", "2"],
-    "MoGA, M=8": ["--moga.groups", "8"],
+    "mean, no balance loss": [*MEAN, "--objective.balance", "0"],
 }
-STARTS = {"all at once": ("full",), "routers first": ("routers", "full")}
+# MoGA in a dense model: the stages, and settings of it.
+STARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "union, M=4": (("full",), ()),
+    "mean, M=4": (("full",), MEAN),
+    "mean, M=4, routers first": (("routers", "full"), MEAN),
+    "union, M=16": (("full",), ("--moga.groups", "16")),
+    "mean, M=16": (("full",), (*MEAN, "--moga.groups", "16")),
+}
 CONFIG = """
 workers = 1
 [data]
@@ -215,20 +227,21 @@ def one(work: Path, name: str, seed: int, options: argparse.Namespace) -> dict[s
 
 
 def start(work: Path, how: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Go on from a dense model with MoGA, in the stages that STARTS names."""
-    stages, model = STARTS[how], folder(work, DENSE, seed)
+    """Go on from a dense model with MoGA, as STARTS says."""
+    (stages, words), model = STARTS[how], folder(work, DENSE, seed)
     steps = options.start_steps // len(stages)
     text = config(options, warmup=20, ema=0, schedule="constant_with_warmup", loss_every=20)
     text += f'[model]\nfile = "{model / "model.safetensors"}"\n'
     text += "".join(
         STAGE.format(name=t, train=t, steps=steps, lr=2e-4, batch=options.batch) for t in stages
     )
-    out = folder(work, f"start-{stages[0]}", seed)
+    out = folder(work, f"start-{how}", seed)
     weights = contents(model / "model.safetensors")
     begin(out, {**defined(options), "start_steps": options.start_steps, "dense": weights})
     path = out.with_suffix(".toml")
     path.write_text(text)
-    run("-m", "moga.train", path, "--seed", seed, "--save.folder", out, *options.words.split())
+    given = ["--seed", seed, "--save.folder", out, *words, *options.words.split()]
+    run("-m", "moga.train", path, *given)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "validation" in row]
     dense = rows[0]["dense"]
