@@ -98,7 +98,7 @@ def windows(layout: VideoLayout, config: MoGAConfig) -> tuple[Window, ...]:
     """The windows of the static branch: spatial windows x temporal groups of every shot.
 
     A temporal group never crosses a cut; the one that touches a cut borrows keys from up to
-    `boundary_frames` latent frames of the shot on the other side (method.md, exact definitions).
+    `boundary_frames` latent frames of the shot on the other side.
     """
     return tuple(
         Window(frames, key_frames, rows, columns)

@@ -141,7 +141,7 @@ def _triton_refuses(q: Tensor) -> str | None:
 
 _FLASH = {"dtypes": HALF, "max_width": 256}
 
-# The order is the order in which `auto` tries them.
+# The order is the order in which `auto` tries them; on Hopper `choose` puts `sdpa` further up.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
