@@ -5,7 +5,10 @@ Letters: B batch, L visual tokens, P packed positions, R segments, M groups.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,7 +17,10 @@ from ..config import MoGAConfig
 from ..kernels import Segments
 from ..kernels.far import FarKeys
 from ..layout import VideoLayout, temporal_runs, windows
-from .packing import Packing, box, inverse, of_batch, window_of
+from .packing import CELLS, Packing, box, inverse, of_batch, window_of
+
+_OVERLAPS = (("windows", -1), ("frames", -1), (CELLS, 1))
+_SHORT = 128  # tokens: what flash attention's backward pass adds to each segment
 
 
 def far_of(
@@ -44,59 +50,102 @@ def far_in_segments(
 ) -> list[tuple[Packing, int]]:
     """What is far as segments with signs, for kernels that know no mask: (packing, 1 or -1).
 
-    The group, less its part of the window and of the frame, plus of both: group (B, L).
+    The group, less its part of the window and of the frame, plus of both: group (B, L). Parts of
+    many short segments come in several packings: kernels take room for each segment, used or not.
     """
-    tokens = group.shape[1]
-    frame = torch.arange(tokens, device=group.device) // layout.frame_tokens
-    whole = _by_code(group, config.groups, tokens)
-    found = [(Packing(whole[0], whole[0], None, whole[1]), 1)]
-    near = [name for name in config.branches if name != "routed"]
-    if "frames" in near:
-        code = group * layout.frames + frame
-        index, segments = _by_code(code, config.groups * layout.frames, layout.frame_tokens)
-        found.append((Packing(index, index, None, segments), -1))
-    if "windows" in near:
-        found.append((_groups_of_windows(group, layout, config), -1))
-    if len(near) == 2:
-        cells = window_of(layout, config).to(group.device)
-        count, most = int(cells.max()) + 1, int(cells.bincount().max())
-        code = (frame * count + cells.repeat(layout.frames)) * config.groups + group
-        index, segments = _by_code(code, layout.frames * count * config.groups, most)
-        found.append((Packing(index, index, None, segments), 1))
+    batch, tokens = group.shape
+    whole, cu = _by_code(group, config.groups)
+    most = max(1, batch * tokens // _SHORT)
+    found = [(Packing(whole, whole, None, Segments(cu, cu, tokens, tokens, batch * tokens)), 1)]
+    for name, sign in _OVERLAPS:
+        if units := _units(name, layout, config, group.device):
+            found += [(packing, sign) for packing in _in_units(group, units, config.groups, most)]
     return found
 
 
-def _groups_of_windows(group: Tensor, layout: VideoLayout, config: MoGAConfig) -> Packing:
-    """One segment per window and group: its queries, and its keys, which reach over cuts."""
-    boxes = windows(layout, config)
-    sides = []
-    for side, most in (("frames", "queries"), ("key_frames", "keys")):
-        pieces = [box(layout, window, side) for window in boxes]
-        number = [piece.new_full(piece.shape, n) for n, piece in enumerate(pieces)]
-        token, number = (torch.cat(part).to(group.device) for part in (pieces, number))
-        code = number * config.groups + group[:, token]
-        longest = max(getattr(window, most) for window in boxes)
-        index, segments = _by_code(code, len(boxes) * config.groups, longest)
-        sample = index // token.shape[0]
-        sides.append((token[index % token.shape[0]] + sample * layout.tokens, segments))
-    (queries, of_queries), (keys, of_keys) = sides
-    segments = Segments(
-        of_queries.cu_q, of_keys.cu_q, of_queries.max_q, of_keys.max_q, of_queries.queries
-    )
-    return Packing(queries, keys, None, segments)
+@dataclass(frozen=True)
+class _Side:
+    """Queries or keys by unit: token (P,) of a sample, its code inside the unit's, ends of units.
 
-
-def _by_code(code: Tensor, codes: int, most: int) -> tuple[Tensor, Segments]:
-    """Places of code (B, P) sorted by it, in all samples' (B * P,), and a segment for each code.
-
-    most: how many of one code there can be, at most.
+    most: tokens of one code, at most.
     """
-    batch, length = code.shape
+
+    token: Tensor
+    code: Tensor
+    ends: tuple[int, ...]
+    most: int
+
+
+@dataclass(frozen=True)
+class _Units:
+    """A branch as units of tokens that the host can count. codes: of one unit, before groups."""
+
+    queries: _Side
+    keys: _Side
+    codes: int
+
+
+def _in_units(group: Tensor, units: _Units, groups: int, most: int) -> Iterator[Packing]:
+    """The groups inside every unit, as packings of whole units with `most` segments or so each."""
+    batch, tokens = group.shape
+    sides = []
+    for side in (units.queries, units.keys):
+        count = side.token.shape[0]
+        codes = (len(side.ends) - 1) * units.codes * groups
+        index, cu = _by_code(side.code * groups + group[:, side.token], codes)
+        index = side.token[index % count] + index // count * tokens
+        ends = [end + sample * count for sample in range(batch) for end in side.ends[:-1]]
+        sides.append((index, cu, [*ends, batch * count]))
+    (queries, cu_q, ends_q), (keys, cu_k, ends_k) = sides
+    of_unit = units.codes * groups
+    step = max(1, most // of_unit)
+    for first in range(0, len(ends_q) - 1, step):
+        last = min(first + step, len(ends_q) - 1)
+        rows, columns = slice(ends_q[first], ends_q[last]), slice(ends_k[first], ends_k[last])
+        part = slice(first * of_unit, last * of_unit + 1)
+        segments = Segments(
+            *(cu_q[part] - rows.start, cu_k[part] - columns.start),
+            *(units.queries.most, units.keys.most, rows.stop - rows.start),
+        )
+        yield Packing(queries[rows], keys[columns], None, segments)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept: a training step may use it later
+def _units(
+    name: str, layout: VideoLayout, config: MoGAConfig, device: torch.device
+) -> _Units | None:
+    """The units of what a group shares with "windows", "frames" or "cells"; None if it doesn't."""
+    needed = {"windows", "frames"} if name == CELLS else {name}
+    if not needed <= set(config.branches):
+        return None
+    if name == "windows":
+        boxes, sides = windows(layout, config), []
+        for side, most in (("frames", "queries"), ("key_frames", "keys")):
+            pieces = [box(layout, window, side) for window in boxes]
+            code = torch.cat([piece.new_full(piece.shape, n) for n, piece in enumerate(pieces)])
+            ends = (0, *accumulate(map(len, pieces)))
+            longest = max(getattr(window, most) for window in boxes)
+            sides.append(_Side(torch.cat(pieces).to(device), code.to(device), ends, longest))
+        return _Units(*sides, codes=1)
+    token = torch.arange(layout.tokens)
+    code, codes, most = token // layout.frame_tokens, 1, layout.frame_tokens
+    if name == CELLS:
+        cell = window_of(layout, config)
+        codes, most = int(cell.max()) + 1, int(cell.bincount().max())
+        code = code * codes + cell.repeat(layout.frames)
+    ends = tuple(range(0, layout.tokens + 1, layout.frame_tokens))
+    side = _Side(token.to(device), code.to(device), ends, most)
+    return _Units(side, side, codes)
+
+
+def _by_code(code: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    """Places of code (B, P) sorted by it, in all samples' (B * P,), and where each code begins."""
+    batch = code.shape[0]
     code = code + torch.arange(batch, device=code.device)[:, None] * codes
     ordered, index = code.flatten().sort(stable=True)
     edges = torch.arange(batch * codes + 1, device=code.device)
-    cu = torch.searchsorted(ordered, edges, out_int32=True)
-    return index, Segments(cu, cu, most, most, batch * length)
+    return index, torch.searchsorted(ordered, edges, out_int32=True)
 
 
 @lru_cache(maxsize=8)

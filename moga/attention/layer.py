@@ -145,7 +145,8 @@ def _chosen(
         # The mask is Triton's, or PyTorch's; flash3 does what needs none.
         base, _ = select(backend, like, lse=True)
         masked = BACKENDS["triton" if far_in_triton(like) else "sdpa"]
-        used = {"routed": base if base.ranged is not None else masked, **used}
+        helps = base.ranged is not None and far_in_triton(like)
+        used = {"routed": base if helps else masked, **used}
     return Assignment(used, why)
 
 

@@ -161,8 +161,7 @@ def _gate_backward(
     far_out: Tensor,
     far_lse: Tensor,
 ) -> Tensor:
-    """(B * L,): share of far * (far's own result - the whole), over the gate."""
+    """(B * L,): the share of far over the gate * (far's own result - the whole)."""
     own_out, own = (t.index_select(0, far.place) for t in (far_out, far_lse))
-    share = (own + gate.to(own.dtype).log()[:, None] - lse).exp()
     towards = (grad.to(lse.dtype) * (own_out.to(lse.dtype) - out.to(lse.dtype))).sum(dim=-1)
-    return ((share * towards).sum(dim=-1) / gate).to(gate.dtype)
+    return ((own - lse).exp() * towards).sum(dim=-1).to(gate.dtype)

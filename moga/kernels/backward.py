@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .dense import dense_backward
-from .probe import HALF
+from .probe import ampere
 from .segments import Segments, runs
 
 
@@ -22,7 +22,7 @@ def packed_backward(
     """
     if takes_flash(q):
         return _flash(grad, q, k, v, out, lse, segments)
-    grads = [torch.empty_like(t) for t in (q, k, v)]
+    grads = [torch.zeros_like(t) for t in (q, k, v)]  # of segments without queries, too
     for count, lq, lk, q_at, k_at in runs(segments.on_host()):
         rows, columns = slice(q_at, q_at + count * lq), slice(k_at, k_at + count * lk)
         queries = (_batched(t[rows], count) for t in (grad, q, out))
@@ -37,7 +37,7 @@ def packed_backward(
 
 def takes_flash(q: Tensor) -> bool:
     """Whether PyTorch's flash attention has a backward pass for tensors like q."""
-    return q.is_cuda and q.dtype in HALF and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
+    return ampere(q) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
 
 
 def _flash(

@@ -117,13 +117,14 @@ def report(device: torch.device | str | None = None) -> str:
     for backend in BACKENDS.values():
         reason = backend.missing() or backend.unfit(q) or "can run"
         lines.append(f"  {backend.name:8} {reason}")
-    for purpose, training in (("inference", False), ("training", True)):
-        backend, why = select(AUTO, q, training=training)
+    purposes = {"union": {"lse": True}, "mean": {}, "mean, training": {"training": True}}
+    for purpose, needs in purposes.items():
+        backend, why = select(AUTO, q, **needs)
         lines.append(f"auto, {purpose}: {backend.name} ({why})")
     work = {
         "windows": Work(_KNOWN_IN_PLACE, 1, gathered=True),
         "groups": Work(_UNKNOWN_IN_PLACE, None, gathered=True),
     }
     for branch, backend in assign(AUTO, q, work).backends.items():
-        lines.append(f"  {branch} of up to {work[branch].mean} tokens: {backend.name}")
+        lines.append(f"  {branch} of up to {work[branch].mean} tokens, mean: {backend.name}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .dense import dense_attention, dense_backward
-from .probe import HALF, TRITON_WIDTHS, triton_there
+from .probe import TRITON_WIDTHS, ampere, triton_there
 
 _MASK = 1 << 26  # elements of a mask that exists at once
 
@@ -110,13 +110,7 @@ def far_backward(
 
 def far_in_triton(q: Tensor) -> bool:
     """Whether the Triton kernel computes it for tensors like q."""
-    return (
-        q.is_cuda
-        and not torch.version.hip
-        and q.dtype in HALF
-        and q.shape[-1] in TRITON_WIDTHS
-        and triton_there()
-    )
+    return ampere(q) and q.shape[-1] in TRITON_WIDTHS and triton_there()
 
 
 def _headed(t: Tensor) -> Tensor:

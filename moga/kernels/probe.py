@@ -22,6 +22,16 @@ def needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
+def ampere(q: Tensor) -> bool:
+    """Whether q is in half precision on an NVIDIA card that flash attention and Triton run on."""
+    return (
+        q.is_cuda
+        and not torch.version.hip
+        and q.dtype in HALF
+        and torch.cuda.get_device_capability(q.device)[0] >= 8
+    )
+
+
 def triton_there() -> bool:
     return importlib.util.find_spec("triton") is not None
 

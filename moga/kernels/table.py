@@ -205,6 +205,7 @@ BACKENDS: dict[str, Backend] = {
             dtypes=HALF,
             max_width=128,
             trains=False,
+            has_lse=False,  # it has one, which nothing here has tried
             auto=False,
         ),
         Backend(

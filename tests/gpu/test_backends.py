@@ -77,7 +77,7 @@ def test_output_and_log_sum_exp_of_empty_and_uneven_segments(name, dtype):
 def test_large_and_equal_logits(name):
     for scale in (0.0, 300.0):
         arguments, config = layer(torch.bfloat16, scale=scale)
-        usable(name, arguments[0])
+        usable(name, arguments[0], lse=config.combine == "union")
         found = moga_attention(*arguments, config, backend=name)
         assert found.isfinite().all()
         if name != "sage":
@@ -85,11 +85,12 @@ def test_large_and_equal_logits(name):
             assert error(found, moga_attention_reference(*precise, config)) < 2e-2
 
 
+@pytest.mark.parametrize("combine", ["union", "mean"])
 @pytest.mark.parametrize("name", [AUTO, "flash3", "flash2", "torch", "triton"])
-def test_no_synchronisation_inside_a_layer(name):
-    arguments, config = layer(torch.bfloat16)
-    usable(name, arguments[0])
-    if name == AUTO and BACKENDS["flash3"].missing():
+def test_no_synchronisation_inside_a_layer(name, combine):
+    arguments, config = layer(torch.bfloat16, combine=combine)
+    usable(name, arguments[0], lse=combine == "union")
+    if name == AUTO and combine == "mean" and BACKENDS["flash3"].missing():
         pytest.skip("auto takes sdpa here, which copies the group sizes to the host")
     moga_attention(*arguments, config, backend=name)
     torch.cuda.synchronize()
@@ -100,10 +101,13 @@ def test_no_synchronisation_inside_a_layer(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("combine", ["union", "mean"])
+@pytest.mark.parametrize(
+    ("combine", "groups"), [("union", 3), ("union", 20), ("union", 200), ("mean", 3)]
+)
 @pytest.mark.parametrize("name", [AUTO, "flash2", "torch", "sdpa"])
-def test_gradients_equal_the_reference(name, combine):
-    arguments, config = layer(torch.bfloat16, combine=combine)
+def test_gradients_equal_the_reference(name, combine, groups):
+    """Of 200 groups with sure routers the parts with signs round by up to 2.5e-2."""
+    arguments, config = layer(torch.bfloat16, shots=(0, 2, 5), groups=groups, combine=combine)
     q, k, v, routing, layout = arguments
     usable(name, q, training=combine == "mean", lse=combine == "union")
     grads = []

@@ -226,14 +226,14 @@ def test_the_readme_holds_the_table_and_the_report_names_every_backend():
     report = kernels.report("cpu")
     for name in BACKENDS:
         assert f"\n  {name}" in report
-    assert "auto, inference: sdpa" in report
+    assert "auto, union: sdpa" in report
 
 
 def test_the_module_prints_the_report():
     done = subprocess.run(
         [sys.executable, "-m", "moga.kernels"], capture_output=True, text=True, check=True
     )
-    assert "auto, training: " in done.stdout
+    assert "auto, mean, training: " in done.stdout
 
 
 def test_nothing_optional_is_imported_at_load():
