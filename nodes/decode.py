@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io, ui
 
+from ..moga.errors import MogaError
 from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.hosts.comfyui.films import FILMS
 from ..moga.hosts.comfyui.output import folder_problem, prefix_problem, save_still
@@ -229,7 +230,7 @@ class MoGADecodeToVideo(io.ComfyNode):
         """
         try:
             find_ffmpeg()
-        except ImportError as error:
+        except MogaError as error:
             return str(error)
         if problem := folder_problem():
             return problem

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import MoGAConfig
 from ..kernels import Segments
-from ..kernels.far import FarKeys
+from ..kernels.far_keys import FarKeys
 from ..layout import VideoLayout, temporal_runs, windows
 from .packing import CELLS, Packing, box, inverse, of_batch, window_of
 

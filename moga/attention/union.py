@@ -23,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from ..kernels import Backend
 from ..kernels.backward import packed_backward, takes_flash
 from ..kernels.branch import BranchOutput
-from ..kernels.far import FarKeys, far_attention, far_backward
+from ..kernels.far import far_attention, far_backward
+from ..kernels.far_keys import FarKeys
 from ..kernels.merge import softmax_of
 from ..kernels.probe import needs_grad
 from .packing import Packing, packed

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .far import FarKeys
+from .far_keys import FarKeys
 from .probe import HOPPER
 from .segments import tiles_of
 
