@@ -1,5 +1,6 @@
 """`python -m moga.generate`: from a script to a film, and every request that cannot be met."""
 
+import json
 import os
 import subprocess
 import sys
@@ -240,7 +241,7 @@ def test_too_long_a_caption_is_refused_before_loading(line, model_files, capsys,
 
 def test_settings_of_a_newer_version(line, tmp_path, model_files, capsys):
     path = tmp_path / "new.safetensors"
-    metadata = {"moga": MoGAConfig().to_json().replace('"version": 1', '"version": 99')}
+    metadata = {"moga": json.dumps({**json.loads(MoGAConfig().to_json()), "version": 99})}
     save_file(load_file(model_files("t2v")), path, metadata)
     assert main(line(model=path)) == 2
     assert "version 99" in capsys.readouterr().err
