@@ -13,13 +13,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..config import MoGAConfig
+from ..config import ConfigError, MoGAConfig
 from ..kernels import Segments
 from ..kernels.far_keys import FarKeys
 from ..layout import VideoLayout, temporal_runs, windows
 from .packing import CELLS, Packing, box, inverse, of_batch, window_of
 
 _OVERLAPS = (("windows", -1), ("frames", -1), (CELLS, 1))
+_WINDOWS = 1 << 16  # spatial ones of a frame, which half of a code tells apart
 _SHORT = 128  # tokens: what flash attention's backward pass adds to each segment
 
 
@@ -162,6 +163,11 @@ def _far_static(
     if "windows" in config.branches:
         runs = list(temporal_runs(layout, config))
         window = window_of(layout, config).int().to(device)
+        if (count := int(window.max()) + 1) > _WINDOWS:
+            raise ConfigError(
+                f"windows is {config.windows}, which makes {count:,} of a frame of "
+                f"{layout.height} x {layout.width} tokens; give fewer, at most {_WINDOWS:,}."
+            )
     elif "frames" in config.branches:
         runs, window = [((t, t + 1),) * 2 for t in range(whole)], None
     else:

@@ -100,7 +100,7 @@ def by_group(group: Tensor, groups: int) -> Packing:
 # --- what depends on the layout alone, built once ------------------------------------------------
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)
 @torch.inference_mode(False)  # kept: a training step may use it later
 def _static(
     branch: str, layout: VideoLayout, config: MoGAConfig, batch: int, device: torch.device

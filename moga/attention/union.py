@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..kernels import Backend
-from ..kernels.backward import packed_backward, takes_flash
+from ..kernels.backward import packed_backward
 from ..kernels.branch import BranchOutput
 from ..kernels.far import far_attention, far_backward
 from ..kernels.far_keys import FarKeys
 from ..kernels.merge import softmax_of
-from ..kernels.probe import needs_grad
+from ..kernels.probe import flash_fits, needs_grad
 from .packing import Packing, packed
 
 
@@ -122,7 +122,7 @@ class _Union(torch.autograd.Function):
         far, to_gate = ctx.far, None
         if far is not None:
             own = lse if gate is None else lse - gate.to(lse.dtype).log()[:, None]
-            if takes_flash(q):
+            if flash_fits(q):
                 for how, sign in far.in_segments():
                     _add(grads, (grad, q, k, v, out, own), how, sign)
             else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .dense import dense_backward
-from .probe import ampere
+from .probe import flash_fits
 from .segments import Segments, runs
 
 
@@ -20,24 +20,18 @@ def packed_backward(
 
     grad, out: (Q, N, D). lse: (Q, N).
     """
-    if takes_flash(q):
+    if flash_fits(q):
         return _flash(grad, q, k, v, out, lse, segments)
     grads = [torch.zeros_like(t) for t in (q, k, v)]  # of segments without queries, too
     for count, lq, lk, q_at, k_at in runs(segments.on_host()):
         rows, columns = slice(q_at, q_at + count * lq), slice(k_at, k_at + count * lk)
-        queries = (_batched(t[rows], count) for t in (grad, q, out))
-        given, some, whole = queries
+        given, some, whole = (_batched(t[rows], count) for t in (grad, q, out))
         keys, values = (_batched(t[columns], count) for t in (k, v))
         log = lse[rows].unflatten(0, (count, lq)).transpose(1, 2)
         found = dense_backward(given, some, keys, values, whole, log)
         for total, part, at in zip(grads, found, (rows, columns, columns), strict=True):
             total[at] = part.transpose(1, 2).flatten(0, 1)
     return tuple(grads)
-
-
-def takes_flash(q: Tensor) -> bool:
-    """Whether PyTorch's flash attention has a backward pass for tensors like q."""
-    return ampere(q) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
 
 
 def _flash(

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from .probe import ampere
+from .probe import flash_fits
 
 _SCORES = 1 << 26  # attention scores that exist at once
 
@@ -32,7 +32,7 @@ def dense_attention(
         if bias is not None:  # where a query sees no key, it gives a log-sum-exp of 0
             lse = lse.masked_fill(bias.amax(dim=1) == -math.inf, -math.inf)
         return out, lse
-    if bias is None and ampere(q) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0:
+    if bias is None and flash_fits(q):
         flash = torch.ops.aten._scaled_dot_product_flash_attention
         return flash(q, k, v, 0.0, False, False)[:2]
     pieces = []

@@ -32,6 +32,11 @@ def ampere(q: Tensor) -> bool:
     )
 
 
+def flash_fits(q: Tensor) -> bool:
+    """Whether PyTorch's flash attention takes tensors like q, forward and backward."""
+    return ampere(q) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
+
+
 def triton_there() -> bool:
     return importlib.util.find_spec("triton") is not None
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moga.attention import visible
 from moga.attention.far import far_in_segments, far_of
-from moga.config import MoGAConfig
+from moga.config import ConfigError, MoGAConfig
 from moga.kernels.far import slices
 from moga.layout import VideoLayout
 from moga.routing import Routing
@@ -96,3 +97,10 @@ def test_segments_with_signs_are_the_same(case):
             assert queries <= packing.segments.max_q and keys <= packing.segments.max_k
         assert (at_q, at_k) == (len(packing.queries), len(packing.keys))
     assert torch.equal(seen, by_definition(layout, config, group))
+
+
+def test_more_windows_than_a_code_tells_apart_are_refused():
+    layout, config = VideoLayout(1, 300, 300), MoGAConfig(windows=(300, 300))
+    group = torch.zeros(1, layout.tokens, dtype=torch.int64)
+    with pytest.raises(ConfigError, match=r"makes 90,000 of a frame .* give fewer, at most 65,536"):
+        far_of(group, layout, config)
