@@ -246,6 +246,9 @@ def start(
     out = folder(work, f"start-{how}-{rate}", seed)
     weights = contents(model / "model.safetensors")
     begin(out, {**defined(options), "start_steps": options.start_steps, "dense": weights})
+    kept = out / "measured.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     path = out.with_suffix(".toml")
     path.write_text(text)
     more = ["--seed", seed, "--save.folder", out, *words, *options.words.split()]
@@ -253,7 +256,9 @@ def start(
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "validation" in row]
     curve = [(row["stage"] * steps + row["step"], row["validation"]) for row in rows]
-    return {"start": how, "rate": rate, "seed": seed, "losses": curve}
+    found = {"start": how, "rate": rate, "seed": seed, "losses": curve}
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def run(*words: object) -> str:

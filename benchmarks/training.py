@@ -166,7 +166,7 @@ def steps_of(command: list[str], log: Path, steps: int) -> tuple[list[dict[str, 
             lines = log.read_text().splitlines() if log.exists() else []
             rows = [json.loads(line) for line in lines if line.endswith("}")]
             rows = [row for row in rows if "loss" in row]
-        child.terminate()
+        child.kill()
         child.wait()
     return rows, said.read_text(errors="replace")
 

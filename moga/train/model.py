@@ -20,6 +20,7 @@ from ..hosts.diffusers import (
     router_parameters,
 )
 from .model_files import model_files
+from .recompute import CHECKPOINTING
 from .settings import Lora, Settings, Stage
 
 ADAPTER = "moga"
@@ -50,7 +51,7 @@ def build(
     for parameter in router_parameters(dit):
         parameter.requires_grad_(True)
     if settings.optimizer.checkpointing:
-        dit.enable_gradient_checkpointing()
+        dit.enable_gradient_checkpointing(CHECKPOINTING[settings.optimizer.checkpointing])
     return dit.train()
 
 

@@ -105,7 +105,11 @@ class Optimizer(Section):
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps, in every stage")
     ema: Decay = Field(0.0, description="decay; 0 is off")
     precision: Literal["bf16", "no"] = Field("bf16", description="of the computation")
-    checkpointing: bool = Field(True, description="recompute each block in backward")
+    checkpointing: bool | Literal["offload"] = Field(
+        True,
+        description="recompute each block in backward; offload keeps what it begins with in host "
+        "memory",
+    )
 
     @model_validator(mode="after")
     def _warmup_is_taken(self) -> Optimizer:
