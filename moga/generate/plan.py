@@ -62,6 +62,7 @@ class Plan:
                 part = density(layout, transformer.moga)
                 share = f"{part:.1%} of dense ({transformer.moga.groups} groups)"
             lines.append(f"attention {share}: {transformer.name}")
+            lines += [f"lora      {lora.text()}: {transformer.name}" for lora in transformer.loras]
         lines += [f"memory    {self.memory.text()}"]
         latents, video = readable(self.latents_size), readable(self.video_size)
         lines += [f"disk      {latents} latents, up to {video} video"]
@@ -113,7 +114,9 @@ def make_plan(options: Options) -> Plan:
 
 
 def _check_experts(options: Options, models: Models) -> None:
-    for name, value in (("cfg-low", options.cfg_low), ("boundary", options.boundary)):
+    low = {"cfg-low": options.cfg_low, "boundary": options.boundary,
+           "lora-low": options.loras_low or None}  # fmt: skip
+    for name, value in low.items():
         if value is not None and len(models.transformers) == 1:
             raise UsageError(
                 f"--{name} is for the low-noise expert of Wan 2.2 14B, and {models.first.name} is "
