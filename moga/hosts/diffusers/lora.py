@@ -7,7 +7,6 @@ weight is rounded once, after everything was added to it in float32, in ComfyUI'
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint import CheckpointError, router_key
+from ...shots.script import shorten
 from ...tensor_file import TensorFile
 from .lora_alpha import NotedAlpha
 from .lora_names import (
@@ -130,7 +130,7 @@ def add_all(loras: Sequence[Lora], name: str, tensor: Tensor) -> Tensor:
 def _refuse_other_kinds(file: TensorFile, keys: Sequence[str]) -> None:
     if found := other_kind(keys):
         raise CheckpointError(
-            f"{file.name} is a {found[1]} (it has {reprlib.repr(found[0])}), which this host does "
+            f"{file.name} is a {found[1]} (it has {_quoted(found[0])}), which this host does "
             "not apply; use a LoRA, or ComfyUI."
         )
     if not any(map(is_lora, keys)):
@@ -150,14 +150,14 @@ def _sorted(file: TensorFile, keys: Iterable[str], names: Names) -> tuple[Parts,
             continue
         if not (is_floating(file.dtypes[key]) or place.part == ALPHA):
             raise CheckpointError(
-                f"{file.name} stores {reprlib.repr(key)} as {file.dtypes[key]}, which is no type "
+                f"{file.name} stores {_quoted(key)} as {file.dtypes[key]}, which is no type "
                 "of weights; use a LoRA in float32, float16 or bfloat16."
             )
         own = parts.setdefault(place.weight, {})
         if own.setdefault(place.part, key) != key:
             raise CheckpointError(
                 f"{file.name} changes {own_name(place.weight)} twice, by "
-                f"{reprlib.repr(own[place.part])} and {reprlib.repr(key)}; use a file of one LoRA."
+                f"{_quoted(own[place.part])} and {_quoted(key)}; use a file of one LoRA."
             )
     return parts, strange
 
@@ -172,7 +172,7 @@ def _check_shapes(
         down, up = shapes.get(DOWN), shapes.get(UP)
         if down is None or up is None:
             raise CheckpointError(
-                f"{file.name} has {reprlib.repr(next(iter(own.values())))} without the rest of "
+                f"{file.name} has {_quoted(next(iter(own.values())))} without the rest of "
                 f"that change of {own_name(weight)}; use a whole file."
             )
         if min(len(down), len(up)) < 2 or not down[0] == math.prod(up[1:]) > 0:
@@ -183,7 +183,7 @@ def _check_shapes(
         claimed[UP] = (up[0], *down[1:])
     if math.prod(shapes.get(ALPHA, ())) != 1:
         raise CheckpointError(
-            f"{file.name} has {reprlib.repr(own[ALPHA])} of size {_size(shapes[ALPHA])}, where one "
+            f"{file.name} has {_quoted(own[ALPHA])} of size {_size(shapes[ALPHA])}, where one "
             "number belongs; use the file as it was saved."
         )
     for part, shape in claimed.items():
@@ -198,7 +198,7 @@ def _check_shapes(
 
 
 def _fits_nothing(file: TensorFile, model: Part, strange: Sequence[str]) -> CheckpointError:
-    shown = ", ".join(reprlib.repr(key) for key in strange[:_SHOWN])
+    shown = ", ".join(_quoted(key) for key in strange[:_SHOWN])
     blocks = model.config["num_layers"]
     has = f"blocks 0 to {blocks - 1}, each with self_attn, cross_attn and ffn"
     if any(map(of_image_branch, strange)) and not model.config.get("image_dim"):
@@ -216,7 +216,7 @@ def _numbers(file: TensorFile, keys: Sequence[str]) -> dict[str, float]:
     for key, tensor in file.read(keys):
         if not tensor.float().isfinite().all():
             raise CheckpointError(
-                f"{file.name} has values in {reprlib.repr(key)} that aren't numbers (NaN or "
+                f"{file.name} has values in {_quoted(key)} that aren't numbers (NaN or "
                 "infinite); download it again, or use one from before its training went wrong."
             )
         if tensor.numel() == 1:
@@ -243,7 +243,7 @@ def _changes(
                 made.append(Change((own[UP_BIAS],), scale))
         elif UP_BIAS in own:
             raise CheckpointError(
-                f"{file.name} has {reprlib.repr(own[UP_BIAS])} without the rest of that change; "
+                f"{file.name} has {_quoted(own[UP_BIAS])} without the rest of that change; "
                 "use a whole file."
             )
         for part in (DIFF, DIFF_BIAS, DIFF_MODULATION):
@@ -254,3 +254,8 @@ def _changes(
 
 def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) if shape else "one number"
+
+
+def _quoted(key: str) -> str:
+    """The name of a tensor, for a message: in one line, and not longer than trainers make them."""
+    return shorten(repr(key), 80)

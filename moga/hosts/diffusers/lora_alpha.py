@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.utils.other import get_pattern_key
 
 from ...checkpoint import CheckpointError
+from ...shots.script import shorten
 from ...tensor_file import TensorFile
 
 
@@ -39,7 +39,7 @@ class NotedAlpha(NamedTuple):
         except Exception as error:  # of json, or of what is in place of a number or a pattern
             raise CheckpointError(
                 f"{file.name} has {LORA_ADAPTER_METADATA_KEY} in its header that cannot be read "
-                f"({reprlib.repr(str(error))}); save it again with diffusers."
+                f"({shorten(str(error), 100)}); save it again with diffusers."
             ) from None
         return cls(alpha, patterns, bool(noted.get("use_rslora")))
 
