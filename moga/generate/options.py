@@ -103,31 +103,7 @@ def parser() -> argparse.ArgumentParser:
         description="A film of several shots from a script, with MoGA on Wan 2.1 or 2.2. "
         "Nothing is downloaded: every file is one that you have.",
     )
-    files = top.add_argument_group("files")
-    file = _adder(files, type=Path, metavar="FILE")
-    file("--script", required=True, help="the shots, as text or JSON (the schedule node's form)")
-    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it")
-    file("--model", help="a Wan 2.1 or 2.2 model as ComfyUI has it, or a diffusers folder")
-    file("--model-high", help="the high-noise expert of Wan 2.2 A14B, instead of --model")
-    file("--model-low", help="its low-noise expert")
-    file("--routers", help="MoGA routers, for a model file without them")
-    file("--routers-low", help="MoGA routers for the low-noise expert")
-    lora = _adder(files, action="append", default=[], metavar="FILE:WEIGHT")
-    lora("--lora", help="a LoRA for the model, or for the high-noise expert, as ComfyUI has it, or "
-         "a training's adapter.safetensors, whose routers come along; without :WEIGHT, all of it; "
-         "give it again for more LoRAs")  # fmt: skip
-    lora("--lora-low", help="a LoRA for the low-noise expert, in the same way")
-    file("--vae", help="wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model")
-    file("--text-encoder", help="umt5_xxl_fp16.safetensors")
-    file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
-    file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
-         "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
-    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
-         "the middle; what is transparent lies on white")  # fmt: skip
-    file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
-         "needs --vae and no other model")  # fmt: skip
-    file("--contact-sheet", help="also write a picture with some frames of every shot")
-
+    _add_files(top.add_argument_group("files"))
     film = _adder(top.add_argument_group("film"))
     film("--negative", default="", metavar="TEXT", help="what to avoid")
     film("--size", default="832x480", metavar="WxH", help="pixels (default: %(default)s)")
@@ -135,8 +111,10 @@ def parser() -> argparse.ArgumentParser:
         "--fps", default="16", help="frames per second (default: %(default)s; 24 for the 5B model)"
     )
     film("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    film("--steps", type=int, default=30, help="sampling steps (default: %(default)s)")
-    film("--cfg", type=float, default=5.0, help="guidance; 1 is none (default: %(default)s)")
+    film("--steps", type=int, default=30, help="sampling steps (default: %(default)s); 4, with "
+         "--cfg 1, for most step-distilled LoRAs")  # fmt: skip
+    film("--cfg", type=float, default=5.0, help="guidance (default: %(default)s); 1 is none, and "
+         "one forward a step instead of two")  # fmt: skip
     film("--cfg-low", type=float, help="guidance of the low-noise expert (default: --cfg)")
     film("--scheduler", choices=SCHEDULERS, default="unipc", help="(default: %(default)s)")
     film("--shift", type=float, default=5.0, help="of the noise levels (default: %(default)s)")
@@ -154,6 +132,32 @@ def parser() -> argparse.ArgumentParser:
         help="keep one model, one block or one layer on the GPU (default: all)")  # fmt: skip
     run("--plan", action="store_true", help="say what would be made and what it takes, and stop")
     return top
+
+
+def _add_files(files) -> None:
+    file = _adder(files, type=Path, metavar="FILE")
+    file("--script", required=True, help="the shots, as text or JSON (the schedule node's form)")
+    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it")
+    file("--model", help="a Wan 2.1 or 2.2 model as ComfyUI has it, or a diffusers folder")
+    file("--model-high", help="the high-noise expert of Wan 2.2 A14B, instead of --model")
+    file("--model-low", help="its low-noise expert")
+    file("--routers", help="MoGA routers, for a model file without them")
+    file("--routers-low", help="MoGA routers for the low-noise expert")
+    lora = _adder(files, action="append", default=[], metavar="FILE:WEIGHT")
+    lora("--lora", help="a LoRA for the model, or for the high-noise expert, as ComfyUI has it, or "
+         "a training's adapter.safetensors, whose routers come along; :WEIGHT is 1 where it is "
+         "left out, and 0 leaves the LoRA out; give --lora again for more of them")  # fmt: skip
+    lora("--lora-low", help="a LoRA for the low-noise expert, in the same way")
+    file("--vae", help="wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model")
+    file("--text-encoder", help="umt5_xxl_fp16.safetensors")
+    file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
+    file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
+         "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
+    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
+         "the middle; what is transparent lies on white")  # fmt: skip
+    file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
+         "needs --vae and no other model")  # fmt: skip
+    file("--contact-sheet", help="also write a picture with some frames of every shot")
 
 
 def _adder(group, **common):

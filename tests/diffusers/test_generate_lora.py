@@ -1,6 +1,8 @@
 """`python -m moga.generate --lora`: which LoRA goes where, how much of it, and at what cost."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,18 @@ def test_few_steps_without_guidance_are_one_forward_each(film, lora, monkeypatch
     monkeypatch.setattr(WanTransformer3DModel, "forward", counted)
     film("--lora", lora(), "--steps", 4, "--cfg", cfg)
     assert len(calls) == 4 * each
+
+
+def test_the_readmes_command_line(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(
+        r"^python -m moga\.generate ((?:[^\n]*\\\n)*[^\n]*--lora[^`]*)", text, re.M
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text("[5f] one")
+    options = parse(shlex.split(command.replace("\\\n", "")))
+    assert (options.steps, options.cfg, options.scheduler, options.shift) == (4, 1, "unipc", 5)
+    assert len(options.loras) == len(options.loras_low) == 1
 
 
 def test_the_noise_levels_of_few_steps():
