@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -157,12 +159,12 @@ def test_the_latents_say_which(film, lora, tmp_path):
     high = lora()
     film("--lora", f"{high}:0.8", "--lora", lora("other"))
     film()
-    settings = []
+    notes = []
     for name in ("film0", "film1"):
         with safe_open(tmp_path / f"{name}.latents.safetensors", "pt") as file:
-            settings.append(json.loads(file.metadata()["moga_generate"]))
-    assert settings[0]["loras"] == [f"{high}:0.8", f"{tmp_path / 'other.safetensors'}:1.0"]
-    assert "loras" not in settings[1] and "loras_low" not in settings[0]
+            notes.append(json.loads(file.metadata()["moga_generate"]))
+    assert notes[0]["loras"] == [f"{high}:0.8", f"{tmp_path / 'other.safetensors'}:1.0"]
+    assert "loras" not in notes[1] and "loras_low" not in notes[0]
 
 
 def test_latents_are_decoded_without_a_look_at_loras(line, lora, tmp_path):
@@ -191,6 +193,15 @@ def test_a_colon_in_a_path_stays_there(line, text, path, weight):
     assert (found.path, found.weight) == (Path(path), weight)
     (low,) = parse([*line(model=None, model_high="h", model_low="l"), "--lora-low", text]).loras_low
     assert low == found
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text("aC:\\/. 0-", min_size=1), st.none() | st.floats(-100, 100), st.booleans())
+def test_any_path_and_any_weight(line, name, weight, upper):
+    path = name + (".SFT" if upper else ".safetensors")
+    text = path if weight is None else f"{path}:{weight!r}"
+    (found,) = parse([*line(), f"--lora={text}"]).loras
+    assert (found.path, found.weight) == (Path(path), 1 if weight is None else weight)
 
 
 def bad(words, *given, **changes):

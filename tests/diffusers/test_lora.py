@@ -135,6 +135,8 @@ def test_changes_of_whole_tensors(model_files, base, tmp_path):
         "transformer.blocks.1.attn2.norm_q.diff": "blocks.1.cross_attn.norm_q.weight",
     }
     lora = {key: torch.randn(base[name].shape) for key, name in changed.items()}
+    flat = "diffusion_model.head.diff_m"
+    lora[flat] = lora[flat].squeeze(0)
     save_file(lora, tmp_path / "a.safetensors")
     dit = load_wan(model_files("plain"), loras=[LoraFile(tmp_path / "a.safetensors", 0.5)])
     found = wan_state_dict(dit)
@@ -224,6 +226,9 @@ def test_the_image_branch_of_wan_21_on_wan_22(tiny, model_files, tmp_path):
         assert ("without 4 tensors for an image branch" in part.loras[0].text()) == bool(left_out)
     words = refusal(model_files("t2v"), (tmp_path / "a.safetensors",))
     assert "and no image branch (k_img, v_img, img_emb)" in words
+    save_file(image, tmp_path / "a.safetensors")
+    words = refusal(model_files("i2v_2.2"), (tmp_path / "a.safetensors",))
+    assert "has 4 tensors that fit nothing in i2v_2.2.safetensors" in words
 
 
 HALVES = {f"{KEY}.lora_A.weight": (4, 256), f"{KEY}.lora_B.weight": (256, 4)}

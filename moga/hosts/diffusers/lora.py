@@ -113,8 +113,8 @@ def open_lora(asked: LoraFile, model: Part, weights: Shapes) -> Lora:
         _check_shapes(file, model, weight, own, weights[weight])
     without_image_branch = takes_image(model.config) and not model.config.get("image_dim")
     left_out = [key for key in strange if without_image_branch and of_image_branch(key)]
-    if len(strange) > len(left_out):
-        raise _fits_nothing(file, model, sorted(set(strange) - set(left_out)))
+    if len(strange) > len(left_out) or not parts:
+        raise _fits_nothing(file, model, sorted(set(strange) - set(left_out)) or left_out)
     numbers = _numbers(file, [key for own in parts.values() for key in own.values()])
     changes = _changes(file, parts, numbers)
     return Lora(file, asked.weight, changes, len(left_out))
@@ -187,9 +187,9 @@ def _check_shapes(
             "number belongs; use the file as it was saved."
         )
     for part, shape in claimed.items():
+        # The halves of a convolution's change may be stored flat, a modulation without its batch.
         flat = (shape[:1], math.prod(shape[1:])) == (wanted[:1], math.prod(wanted[1:]))
-        # The halves of a convolution's change may be stored flat.
-        if not (flat if part == UP else shape == wanted):
+        if not (flat if part == UP else shape in (wanted, wanted[wanted[0] == 1 :])):
             raise CheckpointError(
                 f"{file.name} does not fit {model.name}: it changes {own_name(weight)} as if that "
                 f"had the size {_size(shape)}, and the model's has {_size(wanted)}; use a LoRA "
