@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..hosts.diffusers import (
     ImageEncoder,
+    LoraFile,
     Part,
     PipelineParts,
     TextEncoder,
@@ -70,11 +71,11 @@ def open_models(options: Options) -> Models:
     vae = open_vae(path)
     if options.latents is not None:
         return Models(vae, None)
-    transformer = _transformer(options, options.model, options.routers, "--routers")
+    transformer = _transformer(options, options.model)
     second = low_noise_expert(whole, options.model_low)
     low = None
     if second is not None:
-        low = _transformer(options, second, options.routers_low, "--routers-low")
+        low = _transformer(options, second, low=True)
     _check_image(options, transformer)
     pipeline = PipelineParts(
         transformer,
@@ -87,11 +88,18 @@ def open_models(options: Options) -> Models:
     return Models(vae, pipeline)
 
 
-def _transformer(options: Options, path: Path, routers: Path | None, flag: str) -> Transformer:
+def _transformer(options: Options, path: Path, low: bool = False) -> Transformer:
+    """The model, or the high-noise expert; or the low-noise one."""
+    flag, routers, asked = (
+        ("--routers-low", options.routers_low, options.loras_low)
+        if low
+        else ("--routers", options.routers, options.loras)
+    )
+    loras = [LoraFile(lora.path, lora.weight) for lora in asked]
     if options.attention == DENSE:
-        return open_wan(path, dense=True)
+        return open_wan(path, loras=loras, dense=True)
     fix = f"give {flag} FILE, or --attention dense for plain Wan with a text per shot"
-    return open_wan(path, routers, needed=fix)
+    return open_wan(path, routers, loras=loras, needed=fix)
 
 
 def _check_image(options: Options, transformer: Transformer) -> None:

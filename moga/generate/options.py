@@ -17,10 +17,22 @@ from ..kernels import AUTO, backend_names, require
 MOGA, DENSE = "moga", "dense"
 OFFLOADS = ("none", "model", "group", "sequential")
 SCHEDULERS = ("unipc", "euler")
+_MOST_OF_A_LORA = 100  # as in ComfyUI
 
 
 class UsageError(MogaError, ValueError):
     """A request that cannot be met; the message names the option, the value and the fix."""
+
+
+@dataclass(frozen=True)
+class LoraOption:
+    """A LoRA, and how much of it."""
+
+    path: Path
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.weight}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class Options:
     model_low: Path | None
     routers: Path | None
     routers_low: Path | None
+    loras: tuple[LoraOption, ...]
+    loras_low: tuple[LoraOption, ...]
     vae: Path | None
     text_encoder: Path | None
     image_encoder: Path | None
@@ -74,6 +88,8 @@ def parse(arguments: Sequence[str]) -> Options:
     if (high is None) != (given["model_low"] is None):
         raise UsageError("--model-high and --model-low belong together; give both, or --model.")
     given["model"] = given["model"] or high
+    given["loras"] = _loras("lora", given.pop("lora"))
+    given["loras_low"] = _loras("lora-low", given.pop("lora_low"))
     given["width"], given["height"] = _size(given.pop("size"))
     options = Options(**given)
     _check(options)
@@ -87,26 +103,7 @@ def parser() -> argparse.ArgumentParser:
         description="A film of several shots from a script, with MoGA on Wan 2.1 or 2.2. "
         "Nothing is downloaded: every file is one that you have.",
     )
-    files = top.add_argument_group("files")
-    file = _adder(files, type=Path, metavar="FILE")
-    file("--script", required=True, help="the shots, as text or JSON (the schedule node's form)")
-    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it")
-    file("--model", help="a Wan 2.1 or 2.2 model as ComfyUI has it, or a diffusers folder")
-    file("--model-high", help="the high-noise expert of Wan 2.2 A14B, instead of --model")
-    file("--model-low", help="its low-noise expert")
-    file("--routers", help="MoGA routers, for a model file without them")
-    file("--routers-low", help="MoGA routers for the low-noise expert")
-    file("--vae", help="wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model")
-    file("--text-encoder", help="umt5_xxl_fp16.safetensors")
-    file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
-    file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
-         "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
-    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
-         "the middle; what is transparent lies on white")  # fmt: skip
-    file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
-         "needs --vae and no other model")  # fmt: skip
-    file("--contact-sheet", help="also write a picture with some frames of every shot")
-
+    _add_files(top.add_argument_group("files"))
     film = _adder(top.add_argument_group("film"))
     film("--negative", default="", metavar="TEXT", help="what to avoid")
     film("--size", default="832x480", metavar="WxH", help="pixels (default: %(default)s)")
@@ -114,8 +111,10 @@ def parser() -> argparse.ArgumentParser:
         "--fps", default="16", help="frames per second (default: %(default)s; 24 for the 5B model)"
     )
     film("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    film("--steps", type=int, default=30, help="sampling steps (default: %(default)s)")
-    film("--cfg", type=float, default=5.0, help="guidance; 1 is none (default: %(default)s)")
+    film("--steps", type=int, default=30, help="sampling steps (default: %(default)s); 4, with "
+         "--cfg 1, for most step-distilled LoRAs")  # fmt: skip
+    film("--cfg", type=float, default=5.0, help="guidance (default: %(default)s); 1 is none, and "
+         "one forward a step instead of two")  # fmt: skip
     film("--cfg-low", type=float, help="guidance of the low-noise expert (default: --cfg)")
     film("--scheduler", choices=SCHEDULERS, default="unipc", help="(default: %(default)s)")
     film("--shift", type=float, default=5.0, help="of the noise levels (default: %(default)s)")
@@ -135,6 +134,32 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_files(files) -> None:
+    file = _adder(files, type=Path, metavar="FILE")
+    file("--script", required=True, help="the shots, as text or JSON (the schedule node's form)")
+    file("--out", required=True, help="the video to write, .mp4; its latents are saved beside it")
+    file("--model", help="a Wan 2.1 or 2.2 model as ComfyUI has it, or a diffusers folder")
+    file("--model-high", help="the high-noise expert of Wan 2.2 A14B, instead of --model")
+    file("--model-low", help="its low-noise expert")
+    file("--routers", help="MoGA routers, for a model file without them")
+    file("--routers-low", help="MoGA routers for the low-noise expert")
+    lora = _adder(files, action="append", default=[], metavar="FILE:WEIGHT")
+    lora("--lora", help="a LoRA for the model, or for the high-noise expert, as ComfyUI has it, or "
+         "a training's adapter.safetensors, whose routers come along; :WEIGHT is 1 where it is "
+         "left out, and 0 leaves the LoRA out; give --lora again for more of them")  # fmt: skip
+    lora("--lora-low", help="a LoRA for the low-noise expert, in the same way")
+    file("--vae", help="wan_2.1_vae.safetensors, or wan2.2_vae.safetensors for the 5B model")
+    file("--text-encoder", help="umt5_xxl_fp16.safetensors")
+    file("--image-encoder", help="clip_vision_h.safetensors, for Wan 2.1 image-to-video")
+    file("--embeddings", help="encoded captions instead of a text encoder: prompt_embeds (shots, "
+         "tokens, width) and negative_prompt_embeds (1, tokens, width)")  # fmt: skip
+    file("--image", help="the first frame: any picture, scaled to cover --size and cut to it in "
+         "the middle; what is transparent lies on white")  # fmt: skip
+    file("--latents", help="decode these, saved by an earlier run, instead of sampling; "
+         "needs --vae and no other model")  # fmt: skip
+    file("--contact-sheet", help="also write a picture with some frames of every shot")
+
+
 def _adder(group, **common):
     def add(flag: str, **details) -> None:
         group.add_argument(flag, **{**common, **details})
@@ -147,6 +172,54 @@ def _size(text: str) -> tuple[int, int]:
     if not match:
         raise UsageError(f"--size is {text!r}; give width and height in pixels, such as 832x480.")
     return int(match[1]), int(match[2])
+
+
+def _loras(flag: str, given: Sequence[str]) -> tuple[LoraOption, ...]:
+    """Each as FILE or FILE:weight; a colon that belongs to the path stays in it."""
+    loras = []
+    for text in given:
+        path, colon, weight = text.rpartition(":")
+        if not colon or re.search(r"[\\/]|\.(safetensors|sft)$", weight, re.IGNORECASE):
+            path, weight = text, "1"
+        if not path:
+            raise UsageError(f"--{flag} is {text!r}, which names no file; give FILE or FILE:0.8.")
+        try:
+            number = float(weight)
+        except ValueError:
+            raise UsageError(
+                f"--{flag} is {text!r}, and its weight {weight!r} is no number; give FILE or "
+                "FILE:0.8."
+            ) from None
+        if not abs(number) <= _MOST_OF_A_LORA:
+            raise UsageError(
+                f"--{flag} is {text!r}, whose weight is {number:g}; give a number from "
+                f"-{_MOST_OF_A_LORA} to {_MOST_OF_A_LORA}."
+            )
+        loras.append(LoraOption(Path(path), number))
+    return tuple(loras)
+
+
+def _check_loras(flag: str, loras: Sequence[LoraOption], other: str, routers: Path | None) -> None:
+    """Raise UsageError for a LoRA that would be added twice. other: the flag of the routers."""
+    taken = None if routers is None else _place(routers)
+    before: set[str] = set()
+    for lora in loras:
+        place = _place(lora.path)
+        if place == taken:
+            raise UsageError(
+                f"--{flag} names {lora.path}, as {other} does; --{flag} takes the routers in it "
+                f"too, so leave {other} out."
+            )
+        if place in before:
+            raise UsageError(
+                f"--{flag} names {lora.path} twice; give it once, with the sum of the weights."
+            )
+        before.add(place)
+
+
+def _place(path: Path) -> str:
+    """The same for all ways to write a path."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def _check(options: Options) -> None:
@@ -171,6 +244,8 @@ def _check(options: Options) -> None:
         raise UsageError("--routers-low is for --model-low, which is not given.")
     if options.attention == DENSE and (options.routers or options.routers_low):
         raise UsageError("--attention dense uses no routers; leave --routers out.")
+    _check_loras("lora", options.loras, "--routers", options.routers)
+    _check_loras("lora-low", options.loras_low, "--routers-low", options.routers_low)
     if options.embeddings and options.negative:
         raise UsageError("--negative is not encoded; put it into --embeddings, or leave it out.")
     if options.backend != AUTO:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import MAX_POSITIONS
 from ..files import readable, require_space
 from ..flops import density
-from ..hosts.diffusers import check_embeddings, check_lengths
+from ..hosts.diffusers import Transformer, check_embeddings, check_lengths
 from ..layout import VideoLayout
 from ..shots import ShotList
 from ..video.writer import find_ffmpeg
@@ -62,10 +62,19 @@ class Plan:
                 part = density(layout, transformer.moga)
                 share = f"{part:.1%} of dense ({transformer.moga.groups} groups)"
             lines.append(f"attention {share}: {transformer.name}")
+            lines += _loras(transformer)
         lines += [f"memory    {self.memory.text()}"]
         latents, video = readable(self.latents_size), readable(self.video_size)
         lines += [f"disk      {latents} latents, up to {video} video"]
         return "\n".join(lines)
+
+
+def _loras(transformer: Transformer) -> list[str]:
+    lines = []
+    for lora in transformer.loras:
+        routers = ", with its routers" if lora.file is transformer.router_file else ""
+        lines.append(f"lora      {lora.text()}{routers}: {transformer.name}")
+    return lines
 
 
 def make_plan(options: Options) -> Plan:
@@ -113,7 +122,9 @@ def make_plan(options: Options) -> Plan:
 
 
 def _check_experts(options: Options, models: Models) -> None:
-    for name, value in (("cfg-low", options.cfg_low), ("boundary", options.boundary)):
+    low = {"cfg-low": options.cfg_low, "boundary": options.boundary,
+           "lora-low": options.loras_low or None}  # fmt: skip
+    for name, value in low.items():
         if value is not None and len(models.transformers) == 1:
             raise UsageError(
                 f"--{name} is for the low-noise expert of Wan 2.2 14B, and {models.first.name} is "

@@ -208,5 +208,5 @@ def _whole(plan: Plan) -> Any:
 
 def _settings(options: Options, plan: Plan) -> dict[str, Any]:
     """What the film was made from, for the header of the latents."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
+    given = {name: value for name, value in vars(options).items() if value not in (None, ())}
     return {**json.loads(json.dumps(given, default=str)), "shots": plan.shots.to_text()}

@@ -76,10 +76,17 @@ class Pair:
             extras["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=seen)
         return extras
 
-    def calls(self, *, moga, shots=None):
-        """Every call of the transformer in a short sampling, as (arguments, velocity)."""
+    def calls(self, *, moga, shots=None, loras=()):
+        """Every call of the transformer in a short sampling, as (arguments, velocity).
+
+        loras: names and strengths for ComfyUI's own loader.
+        """
         scene, host = self.scene, self.scene.host
         model = host.load_diffusion_model(str(self.path), {})
+        for name, strength in loras:
+            (model,) = scene.comfy.call(
+                "LoraLoaderModelOnly", model=model, lora_name=name, strength_model=strength
+            )
         if moga or shots:
             attention = "moga" if moga else "dense"
             model = scene.apply(model, shots=shots, attention=attention)
@@ -160,6 +167,54 @@ def test_other_settings(pair, config):
     transformer = both.host.load_wan(both.path)
     calls = both.calls(moga=True, shots=shots)
     assert both.same(transformer, calls, both.host.ShotCall.of(shots, 512)) < TOLERANCE
+
+
+def lora_tensors(weights, seed, name_of):
+    """A LoRA on some layers, with alpha, norms and biases, as step-distilled ones have them."""
+    make, tensors = torch.Generator().manual_seed(seed), {}
+    for module in ("self_attn.q", "self_attn.o", "cross_attn.k", "ffn.0"):
+        weight, name = weights[f"blocks.1.{module}.weight"], name_of(f"blocks.1.{module}")
+        down = torch.randn(4, weight.shape[1], generator=make) / 8
+        tensors[f"{name}.lora_down.weight"] = down
+        up = torch.randn(weight.shape[0], 4, generator=make) / 16
+        tensors[f"{name}.lora_up.weight"] = up
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+        tensors[f"{name}.diff_b"] = torch.randn(len(weight), generator=make) / 16
+    for module in ("self_attn.norm_q", "norm3"):
+        weight, name = weights[f"blocks.0.{module}.weight"], name_of(f"blocks.0.{module}")
+        tensors[f"{name}.diff"] = torch.randn(weight.shape, generator=make) / 8
+    return tensors
+
+
+def test_loras_of_comfyui_and_a_trainings_adapter(pair):
+    """The same files through core's loader and ours: two ways to name, and routers in one."""
+    both = pair("t2v")
+    comfy, weights, shots = both.scene.comfy, both.scene.weights, both.scene.shots(SCRIPT)
+    checkpoint = comfy.module("moga.checkpoint")
+    names = (
+        lambda module: f"diffusion_model.{module}",
+        lambda module: f"lora_unet_{module.replace('.', '_')}",
+    )
+    loras, files = [], []
+    for seed, (name_of, weight) in enumerate(zip(names, (0.7, -1.0), strict=True)):
+        file = comfy.add_model("loras", f"{seed}.safetensors", lora_tensors(weights, seed, name_of))
+        loras.append((file, weight))
+        files.append(both.host.LoraFile(comfy.models_dir / "loras" / file, weight))
+    calls, call = both.calls(moga=True, shots=shots, loras=loras), both.host.ShotCall.of(shots, 512)
+    assert both.same(both.host.load_wan(both.path, loras=files), calls, call) < TOLERANCE
+    for fewer in ([], files[:1], files[1:]):
+        assert both.same(both.host.load_wan(both.path, loras=fewer), calls, call) > 1e-3
+    # The model's routers, in the file of the first LoRA beside a model without them.
+    adapter, plain = (
+        both.path.with_name("adapter.safetensors"),
+        both.path.with_name("p.safetensors"),
+    )
+    routers = checkpoint.merge_routers({}, router_weights(5))
+    tensors = lora_tensors(weights, 0, names[0])
+    checkpoint.write(adapter, {**routers, **tensors}, both.scene.Config())
+    checkpoint.write(plain, weights, None)
+    files[0] = files[0]._replace(path=adapter)
+    assert both.same(both.host.load_wan(plain, loras=files), calls, call) < TOLERANCE
 
 
 def test_a_text_per_shot_alone(pair):

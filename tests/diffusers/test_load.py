@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from moga.checkpoint import CheckpointError, split_routers, write
@@ -154,6 +155,9 @@ def test_lora_in_a_router_file(tiny, model_files, tmp_path):
     call = tiny.call()
     with torch.no_grad():
         assert (dit(**call).sample - expected(**call).sample).abs().max() < 1e-4
+    merged = wan_state_dict(dit)["blocks.1.self_attn.q.weight"]
+    assert torch.equal(merged, dit.blocks[1].attn1.to_q.weight)
+    dit.add_adapter(LoraConfig(r=4, target_modules=["to_q"]))
     with pytest.raises(CheckpointError, match="unload the LoRA"):
         wan_state_dict(dit)
 

@@ -8,7 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_runs import STEPS, log, train, velocity, weights
 
-from moga.checkpoint import read_header
+from moga.checkpoint import read_header, write
+from moga.config import MoGAConfig
+from moga.generate import main as generate
 from moga.hosts.diffusers import load_wan, moga_config
 from moga.train.checkpoints import Checkpoints
 
@@ -96,6 +98,38 @@ def test_lora_stages_leave_adapter_and_merged_model(project, first):
     found = [velocity(dit) for dit in (merged, beside, plain)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found[0], found[2], rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_makes_the_film_of_the_merged_model(project):
+    """On the model that the training began with, and on one that has other routers already."""
+    words = ["--stages.1.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
+    assert train(project, *words) == 0
+    (project / "story.txt").write_text("[5f] a square\n[4f] close-up\n")
+    folder, base = project / "training", project / "wan.safetensors"
+    other = project / "other.safetensors"
+    routers = {k: -t for k, t in load_file(folder / "routers.safetensors").items()}
+    write(other, {**load_file(base), **routers}, MoGAConfig(groups=3))
+    lora = ["--lora", str(folder / "adapter.safetensors")]
+
+    def film(name, model, *more):
+        out = project / f"{name}.mp4"
+        files = {
+            "script": project / "story.txt",
+            "model": model,
+            "out": out,
+            "vae": project / "vae.safetensors",
+            "text-encoder": project / "umt5.safetensors",
+        }
+        words = [word for flag, path in files.items() for word in (f"--{flag}", str(path))]
+        size = ["--size", "32x32", "--steps", "4", "--cfg", "1", "--dtype", "fp32"]
+        assert generate([*words, *size, "--device", "cpu", *more]) == 0
+        return load_file(out.with_suffix(".latents.safetensors"))["latents"]
+
+    expected = film("merged", folder / "model.safetensors")
+    for name, model in (("base", base), ("other", other)):
+        torch.testing.assert_close(film(name, model, *lora), expected, rtol=1e-4, atol=1e-5)
+    without = film("without", base, "--routers", str(folder / "routers.safetensors"))
+    assert not torch.allclose(without, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_lora_on_a_model_that_was_trained_is_no_adapter(project, capsys):

@@ -22,6 +22,7 @@ from .enable import (
     unwrap,
 )
 from .image_encoder import ImageEncoder, load_image_encoder, open_image_encoder
+from .lora import LoraFile
 from .names import to_wan
 from .parts import Part, check_together
 from .pipeline import (
@@ -56,6 +57,7 @@ from .vae import Vae, check_latents, decode_frames, encode_frames, load_vae, ope
 
 __all__ = [
     "ImageEncoder",
+    "LoraFile",
     "Part",
     "PipelineParts",
     "ShotCall",

@@ -27,6 +27,7 @@ from . import folders
 from .calls import ShotCall, ShotMismatchError
 from .enable import is_enabled
 from .image_encoder import ImageEncoder, open_image_encoder
+from .lora import LoraFile
 from .parts import PathLike, check_together
 from .text_encoder import TextEncoder, check_lengths, open_text_encoder
 from .transformer import Transformer, open_wan
@@ -46,6 +47,8 @@ def load_pipeline(
     model_low: PathLike | None = None,
     routers: PathLike | None = None,
     routers_low: PathLike | None = None,
+    loras: Sequence[LoraFile] = (),
+    loras_low: Sequence[LoraFile] = (),
     with_text: bool = True,
     from_image: bool = False,
     boundary: float | None = None,
@@ -60,7 +63,7 @@ def load_pipeline(
         high-noise expert of Wan 2.2. Whatever else is None comes from that folder, if it is one.
     vae, text_encoder, image_encoder: files as ComfyUI users have them, or diffusers folders.
         Without a text encoder, or without `with_text`, embeddings have to be given.
-    routers, routers_low: router files for the two models.
+    routers, routers_low, loras, loras_low: router files and LoRAs for the two models.
     from_image: begin with an image also where the model could do without (the 5B model).
     boundary: share of the timesteps that the low-noise expert gets; None is what Wan was made with.
     scheduler: "unipc" or "euler", both over flow matching's sigmas, moved by `shift`.
@@ -69,7 +72,7 @@ def load_pipeline(
     """
     whole = pipeline_folder(model)
     text = text_encoder or whole if with_text else None
-    transformer = open_wan(model, routers)
+    transformer = open_wan(model, routers, loras=loras)
     second = low_noise_expert(whole, model_low)
     image = image_encoder or whole
     if transformer.config.get("image_dim") is None or not (from_image or transformer.takes_image):
@@ -80,7 +83,7 @@ def load_pipeline(
         raise _missing("vae", "wan_2.1_vae.safetensors (wan2.2_vae.safetensors for the 5B model)")
     parts = PipelineParts(
         transformer=transformer,
-        transformer_2=None if second is None else open_wan(second, routers_low),
+        transformer_2=(None if second is None else open_wan(second, routers_low, loras=loras_low)),
         vae=open_vae(vae or whole),
         text_encoder=None if text is None else open_text_encoder(text),
         image_encoder=None if image is None else open_image_encoder(image),

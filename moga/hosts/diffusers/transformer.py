@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.loaders import WanLoraLoaderMixin
 from torch import Tensor, nn
 
 from ...checkpoint import (
@@ -23,9 +23,10 @@ from ...checkpoint import (
 )
 from ...config import MoGAConfig
 from ...kernels import AUTO
-from ...shots.script import shorten
 from ...tensor_file import TensorFile
 from .enable import enable_moga, moga_routers, unwrap
+from .lora import Lora, LoraFile, add_all, open_lora
+from .lora_names import is_lora
 from .names import infer_config, to_diffusers, to_wan, wan_prefix
 from .parts import Part, PathLike, find, takes_image
 from .recognise import looks_like
@@ -39,14 +40,15 @@ class Transformer(Part):
     """A Wan transformer, and the MoGA that its file or a router file asks for.
 
     names: diffusers' name of each of its weights. routers: read already, they are small; empty
-    where there are none. moga: their settings. adapter: the router file beside the model, which may
-    hold a LoRA.
+    where there are none. moga: their settings. router_file: the file beside the model that they are
+    from. loras: what is added to the weights, in this order.
     """
 
     names: Mapping[str, str]
     routers: Routers
     moga: MoGAConfig | None
-    adapter: TensorFile | None
+    router_file: TensorFile | None
+    loras: Sequence[Lora] = ()
 
     @property
     def width(self) -> int:
@@ -74,11 +76,10 @@ class Transformer(Part):
             torch.float32 if probe is None else dtype_of(self.weights, probe, dtype),
             what="Wan's transformer",
             keep=WanTransformer3DModel._keep_in_fp32_modules,
+            change=partial(add_all, self.loras) if self.loras else None,
         )
         if self.routers or self.moga is not None:
             enable_moga(transformer, self.moga, self.routers or None, backend=backend)
-        if self.adapter is not None:
-            _load_lora(transformer, self.adapter)
         return transformer
 
 
@@ -86,6 +87,7 @@ def load_wan(
     path: PathLike,
     *,
     routers: PathLike | TensorFile | None = None,
+    loras: Sequence[LoraFile] = (),
     dtype: torch.dtype | None = None,
     backend: str = AUTO,
 ) -> WanTransformer3DModel:
@@ -94,19 +96,22 @@ def load_wan(
     path: one safetensors file in Wan's names, with or without `model.diffusion_model.` before them
         (as ComfyUI users have it; MoGA's merged files too), or in diffusers' names; or a diffusers
         folder, with or without the rest of a pipeline.
-    routers: a MoGA router file, used instead of those that `path` may hold; LoRA weights in it are
-        loaded too.
+    routers: a MoGA router file, used instead of those that `path` may hold; a LoRA in it is added
+        to the model, too.
+    loras: LoRAs to add to the weights, for good. Routers in one of them are used where `routers` is
+        None.
     dtype: torch.bfloat16, for one; None keeps what the file has.
     Nothing is downloaded. Raises CheckpointError and ConfigError, before weights are read where the
     header allows, and BackendError.
     """
-    return open_wan(path, routers).load(dtype, backend=backend)
+    return open_wan(path, routers, loras=loras).load(dtype, backend=backend)
 
 
 def open_wan(
     path: PathLike,
     routers: PathLike | TensorFile | None = None,
     *,
+    loras: Sequence[LoraFile] = (),
     dense: bool = False,
     needed: str | None = None,
 ) -> Transformer:
@@ -115,24 +120,41 @@ def open_wan(
     dense: leave routers alone, of whatever kind they are. needed: routers have to be there, and
     this is what to do where they are not. Raises CheckpointError, ConfigError.
     """
-    adapter = None if routers is None else open_routers(routers)
+    router_file = None if routers is None else open_routers(routers)
     file, folder, config = find(path, "transformer", WanTransformer3DModel)
     if folder is None:
         names, config = _names(file), _config_of_file(file)
     else:
         names = {key: key for key in file.shapes if not _is_router(key)}
+    part = Transformer(Path(path), config, file, names, {}, None, None)
+    if router_file is not None and any(map(is_lora, router_file.shapes)):
+        loras = (LoraFile(router_file), *loras)
+    shapes = {name: file.shapes[key] for key, name in names.items()}
+    part = replace(part, loras=[open_lora(lora, part, shapes) for lora in loras])
     if dense:
-        return Transformer(Path(path), config, file, names, {}, None, None)
-    if folder is not None and adapter is None and router_shapes(file):
+        return part
+    router_file = router_file or _routers_among(part.loras)
+    if folder is not None and router_file is None and router_shapes(file):
         raise CheckpointError(
             f"{folder} holds MoGA routers, but a diffusers folder has no place for their settings; "
             "give the router file too, or save with moga.checkpoint.write."
         )
-    carrier = adapter or file
+    carrier = router_file or file
     found, moga = read_routers(carrier, carrier.name)
-    part = Transformer(Path(path), config, file, names, found, moga, adapter)
+    part = replace(part, routers=found, moga=moga, router_file=router_file)
     _check_routers(part, needed)
     return part
+
+
+def _routers_among(loras: Sequence[Lora]) -> TensorFile | None:
+    """The one LoRA file that brings its routers along, if any does."""
+    files = [lora.file for lora in loras if lora.weight and lora.has_routers]
+    if len(files) > 1:
+        raise CheckpointError(
+            f"both {files[0].name} and {files[1].name} hold MoGA routers; say which to use by "
+            "giving routers too, or give one of them."
+        )
+    return files[0] if files else None
 
 
 def _check_routers(part: Transformer, needed: str | None) -> None:
@@ -145,7 +167,7 @@ def _check_routers(part: Transformer, needed: str | None) -> None:
         return
     if needed is not None and not part.routers:
         raise CheckpointError(f"{part.name} holds no MoGA routers; {needed}.")
-    source, blocks = (part.adapter or part.weights).name, part.config["num_layers"]
+    source, blocks = (part.router_file or part.weights).name, part.config["num_layers"]
     check_routers(part.routers, part.moga, source=source, dim=part.width, blocks=blocks)
 
 
@@ -233,19 +255,3 @@ def _names(file: TensorFile) -> dict[str, str]:
 
 def _is_router(key: str) -> bool:
     return router_key(key) is not None
-
-
-def _load_lora(transformer: WanTransformer3DModel, file: TensorFile) -> None:
-    """LoRA weights of a router file, `diffusion_model.*` as ComfyUI has them."""
-    if not any(".lora_" in key for key in file.shapes):
-        return
-    weights = dict(file.read(key for key in file.shapes if not _is_router(key)))
-    try:
-        lora = WanLoraLoaderMixin.lora_state_dict(weights)
-        transformer.load_lora_adapter(lora, prefix="transformer", adapter_name="moga")
-    except Exception as error:  # of diffusers or peft, by names and shapes in the file
-        why = shorten(str(error), 200).rstrip(".")
-        raise CheckpointError(
-            f"the LoRA in {file.name} does not fit the model ({why}); use the file as it was saved "
-            "by the trainer, with the model that it was trained on."
-        ) from error

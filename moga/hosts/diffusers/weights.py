@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
 from ...shots.script import shorten
@@ -52,6 +52,11 @@ def dtype_of(file: TensorFile, key: str, asked: torch.dtype | None) -> torch.dty
     return _PLAIN[stored]
 
 
+def is_floating(dtype: str) -> bool:
+    """Whether that is a type that weights are stored in, of safetensors' names."""
+    return dtype in _PLAIN or dtype in _EIGHT_BITS
+
+
 def refuse_quantised(file: TensorFile) -> None:
     """Raise CheckpointError for weights that need more than a cast."""
     types = {dtype for key, dtype in file.dtypes.items() if key not in _NO_WEIGHTS}
@@ -72,11 +77,13 @@ def assemble(
     what: str,
     keep: Iterable[str] = (),
     tied: Iterable[str] = (),
+    change: Callable[[str, Tensor], Tensor] | None = None,
 ) -> nn.Module:
     """A model with the weights of a file, in evaluation mode, never holding them twice.
 
     build: makes the model. names: the model's name for each key of the file.
     keep: parts of names whose weights stay in float32. tied: names that the model fills itself.
+    change: makes a weight, by its name in the model, out of that in the file, before it is cast.
     Raises CheckpointError, before any weight is read, when the file does not fit.
     """
     _refuse_no_numbers(file, names)
@@ -110,6 +117,8 @@ def assemble(
     state = {}
     for key, tensor in file.read(names):
         name = names[key]
+        if change is not None:
+            tensor = change(name, tensor)
         wide = not keep.isdisjoint(name.split("."))
         state[name] = tensor.to(torch.float32 if wide else dtype)
     model.load_state_dict(state, strict=False, assign=True)
@@ -123,7 +132,7 @@ def _refuse_no_numbers(file: TensorFile, names: Mapping[str, str]) -> None:
     by_name: dict[str, str] = {}
     for key, name in names.items():
         dtype = file.dtypes[key]
-        if dtype not in _PLAIN and dtype not in _EIGHT_BITS:
+        if not is_floating(dtype):
             raise CheckpointError(
                 f"{file.name} stores {reprlib.repr(key)} as {dtype}, which is no type of weights; "
                 "use the fp16 or bf16 file of the same model."
