@@ -314,8 +314,10 @@ def beginnings(starts: list[dict[str, Any]]) -> list[str]:
         lines.append("| start | seed | " + " | ".join(f"step {step}" for step in steps) + " |")
         lines.append("|" + " --- |" * (len(steps) + 2))
         for row in rows:
-            losses, control = dict(row["losses"]), _control(rows, row["seed"])
-            cells = [f"{losses[step] / control:.3f}" for step in steps]
+            control = _control(rows, row["seed"])
+            # The loss that was last looked at: stages need not end where one is.
+            found = [[loss for at, loss in row["losses"] if at <= step][-1] for step in steps]
+            cells = [f"{loss / control:.3f}" for loss in found]
             lines.append("| " + " | ".join([row["start"], str(row["seed"]), *cells]) + " |")
     return lines
 

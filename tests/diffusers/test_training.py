@@ -17,6 +17,7 @@ from moga.hosts.diffusers import (
     record_routing,
 )
 from moga.routing import balance_loss
+from moga.train.recompute import CHECKPOINTING
 
 SHOTS = ShotCall((0, 2, 3), 5, ((0, 8), (8, 16), (16, 24)))
 OTHER = ShotCall((0, 4), 5, ((0, 12), (12, 24)))
@@ -53,10 +54,11 @@ def gradients(dit, call):
     return {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None}
 
 
-def test_gradient_checkpointing_changes_no_gradient(dit, call):
+@pytest.mark.parametrize("how", CHECKPOINTING)
+def test_gradient_checkpointing_changes_no_gradient(dit, call, how):
     dit.train()
     plain = gradients(dit, call)
-    dit.enable_gradient_checkpointing()
+    dit.enable_gradient_checkpointing(CHECKPOINTING[how])
     again = gradients(dit, call)
     assert plain.keys() == again.keys()
     assert all(torch.equal(plain[name], again[name]) for name in plain)
