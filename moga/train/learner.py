@@ -162,23 +162,30 @@ class Learner:
             yield state
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs to go on. All processes call it."""
-        self.accelerator.save_state(folder)
+        """Write all that `load` needs to go on: of the model what is trained, as the rest is in the
+        files that it was made from. All processes call it."""
+        hook = self.accelerator.register_save_state_pre_hook(_drop_frozen)
+        try:
+            self.accelerator.save_state(folder)
+        finally:
+            hook.remove()
         if self.ema is not None and (self.sharded or self.accelerator.is_main_process):
             self.ema.save(folder / self._ema_file)
 
     def load(self, folder: Path, step: int) -> None:
         """Go on from where `save` was called, with `step` steps done. Raises TrainingError."""
         with loading(folder):
-            self.accelerator.load_state(folder)
+            # Frozen weights aren't in it. A file that lacks others isn't as it was written.
+            self.accelerator.load_state(folder, **({} if self.sharded else {"strict": False}))
             if self.ema is not None:
                 self.ema.load(folder / self._ema_file)
         self.schedule.last_epoch = step
         self.done = step
 
     def saved_bytes(self) -> int:
-        """About what `save` writes: all weights, two or three numbers per trained one."""
-        weights = sum(p.numel() * p.element_size() for p in self.dit.parameters())
+        """About what `save` writes: each trained weight, and two or three numbers for it."""
+        kept = self.dit.parameters() if self.sharded else self.trained
+        weights = sum(p.numel() * p.element_size() for p in kept)
         trained = sum(p.numel() for p in self.trained)
         return weights + trained * 4 * (3 if self.ema else 2)
 
@@ -186,6 +193,14 @@ class Learner:
     def _ema_file(self) -> str:
         """Of this process's share of the weights; all have the whole unless they are sharded."""
         return f"ema-{self.accelerator.process_index if self.sharded else 0}.safetensors"
+
+
+def _drop_frozen(models: list[nn.Module], states: list[dict[str, Tensor]], folder: str) -> None:
+    """Leave the trained weights in what is about to be saved; split models save themselves."""
+    for model, state in zip(models, states, strict=False):
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                state.pop(name, None)
 
 
 def _number(value: Any) -> float:

@@ -4,9 +4,10 @@ import shutil
 import signal
 
 import pytest
-from training_runs import equal, log, refused, train, train_alone, weights
+from safetensors.torch import load_file
+from training_runs import equal, furnish, log, refused, train, train_alone, weights
 
-from moga.train.checkpoints import PROGRESS
+from moga.train.checkpoints import PROGRESS, Checkpoints
 
 
 def killing_itself(after):
@@ -31,6 +32,22 @@ def test_a_killed_training_goes_on_bit_for_bit(project, trained, after):
     assert train_alone(project) == 0
     assert log(project) == log(trained)
     assert equal(weights(project), weights(trained))
+
+
+def test_a_checkpoint_holds_what_is_trained(project, files, tmp_path_factory):
+    """A LoRA's are small, however large its model; the frozen weights come from its file."""
+    whole = furnish(tmp_path_factory.mktemp("whole"), files)
+    for folder in (project, whole):
+        config = folder / "config.toml"
+        config.write_text(config.read_text().replace('train = "full"', 'train = "lora"'))
+    assert train_alone(project, killing_itself(8)) == -signal.SIGKILL
+    checkpoint, at = Checkpoints(project / "training" / "checkpoints", 2).latest()
+    assert at.stage == 1
+    kept = load_file(checkpoint / "model.safetensors")
+    assert kept and all(".lora_" in name or ".router." in name for name in kept)
+    assert train_alone(project) == train_alone(whole) == 0
+    assert log(project) == log(whole)
+    assert equal(weights(project), weights(whole))
 
 
 def test_started_again_when_done_it_leaves_the_same(project, trained):
