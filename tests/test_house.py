@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors", "wan"),
     ("files", "config"),
-    ("tensor_file", "layout", "routing"),
+    ("tensor_file", "layout", "routing", "blocks"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),
+    ("diagnostics",),
     ("video", "pictures"),
     ("data",),
     ("hosts.comfyui", "hosts.diffusers"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, Routers, check_routers
 from ...config import MoGAConfig
 from ...kernels import AUTO, require
-from ...routing import Routing
+from ...routing import Routing, random_routers
 from .calls import KEY, Call, Recorder, ShotText, build_call
 from .processors import MoGASelfAttention, ShotCrossAttention, call_of
 from .router import BlockRouter, weights_of
@@ -245,13 +245,10 @@ def _routers(
     settings = dit.config
     dim = settings.num_attention_heads * settings.attention_head_dim
     devices = [next(block.attn1.parameters()).device for block in dit.blocks]
-    if not isinstance(routers, str):
-        check_routers(routers, config, source="routers", dim=dim, blocks=len(dit.blocks))
-        made = [BlockRouter(routers[index], device) for index, device in enumerate(devices)]
-    elif routers == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            made = [BlockRouter.fresh(dim, config.groups, device) for device in devices]
-    else:
+    if routers == RANDOM:
+        routers = random_routers(dim, config.groups, len(dit.blocks), seed)
+    if isinstance(routers, str):
         raise ValueError(f"routers is {routers!r}; pass a dict of routers, or 'random'.")
+    check_routers(routers, config, source="routers", dim=dim, blocks=len(dit.blocks))
+    made = [BlockRouter(routers[index], device) for index, device in enumerate(devices)]
     return [router.train(dit.training) for router in made]
