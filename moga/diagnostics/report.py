@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -115,7 +116,7 @@ class Inspection:
             _MEANING,
             "",
             f"dense_blocks: {self.dense_blocks or 'none suggested'}",
-            f"         ({RULE})",
+            *textwrap.wrap(f"Suggested are {RULE}.", 100),
         ]
         return "\n".join(lines)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..blocks import parse_blocks
 from ..diagnostics import Cell, Inspection
+from ..wan import first_video_frame
 from .heat import GROUP_COLOURS, HeatColours, HeatMap, group_colour, rgb
 from .pen import Pen, own_font, scales
 
@@ -24,7 +26,7 @@ _TITLE, _HEAD, _TEXT, _SMALL = 40, 30, 25, 22
 _BLOCKS, _LABEL, _LOAD, _GAP = 3, 170, 270, 14
 _LISTED = 12  # groups of a legend that cannot hold all
 _TALLEST = 300  # of a frame
-_UNDER = 0.42  # of the light that a frame leaves to the colours over it, at least
+_UNDER = 0.5  # of its light that a colour keeps where the frame under it is dark
 
 _BACKGROUND, _PANEL, _RULE = "#1e1e1e", "#292929", "#6a6a6a"
 _WHITE, _BRIGHT, _DIM = "#ffffff", "#ececec", "#b4b4b4"
@@ -36,6 +38,11 @@ class Frame:
 
     label: str
     pixels: np.ndarray | None = None
+
+
+def frame_label(shot: int, latent_frame: int, fps: Fraction | float) -> str:
+    """For a frame of a shot, counted from 0."""
+    return f"shot {shot + 1}, {float(first_video_frame(latent_frame) / fps):.1f} s"
 
 
 def draw_routing(
@@ -98,7 +105,7 @@ class _Maps:
         for i, frame in enumerate(self.frames):
             label = pen.fit(frame.label, _SMALL, self.tile - _GAP)
             pen.text(left + i * self.tile, top + 70, label, _SMALL, _DIM)
-        pen.text(load, top + 70, "load: share of tokens", _SMALL, _DIM)
+        pen.text(load, top + 70, "load of each group", _SMALL, _DIM)
         for row, cell in enumerate(self.cells):
             y = top + 86 + row * (self.size[1] + _GAP)
             middle = y + self.size[1] / 2
@@ -112,14 +119,15 @@ class _Maps:
     def _tile(
         self, pen: Pen, image: Image.Image, frame: Frame, groups: np.ndarray, x: float, y: float
     ) -> None:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         size = tuple(round(edge * pen.scale) for edge in self.size)
         palette = np.array([rgb(colour) for colour in GROUP_COLOURS], np.float32)
         colours = Image.fromarray(palette[groups % len(palette)].astype(np.uint8))
         over = np.asarray(colours.resize(size, Image.Resampling.NEAREST), np.float32)
         if frame.pixels is not None:
-            grey = Image.fromarray(frame.pixels).convert("L").resize(size, Image.Resampling.BICUBIC)
+            grey = ImageOps.autocontrast(Image.fromarray(frame.pixels).convert("L"), cutoff=1)
+            grey = grey.resize(size, Image.Resampling.BICUBIC)
             light = np.asarray(grey, np.float32)[..., None] / 255
             over = over * (_UNDER + (1 - _UNDER) * light)
         place = round(x * pen.scale), round(y * pen.scale)
@@ -157,7 +165,7 @@ def _draw_load(pen: Pen, cell: Cell, x: float, y: float, height: float) -> None:
         pen.box(left, top, left + width - gap, base, group_colour(group), radius=2)
     line = base - tall * even / most
     pen.line(x + 6, line, x + _LOAD - 6, line, _WHITE)
-    largest = f"largest {max(shares):.0%}, line: even {even:.0%}"
+    largest = pen.fit(f"largest {max(shares):.0%}, even {even:.0%}", _SMALL, _LOAD - 20)
     pen.text(x + 12, y + 26, largest, _SMALL, _BRIGHT)
 
 

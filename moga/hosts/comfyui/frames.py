@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...diagnostics import drawn_frames
 from ...layout import VideoLayout
-from ...pictures.routing import Frame
+from ...pictures.kept import KeptFrames
+from ...pictures.routing import Frame, frame_label
 from ...shots import ShotList
 from ...vae.decode import to_uint8
 from ...wan import first_video_frame
@@ -52,26 +53,19 @@ def _label(frame: int, owner: int, shots: ShotList | None) -> str:
         return "a reference frame"
     if shots is None:
         return f"latent frame {frame}"
-    seconds = float(first_video_frame(frame) / shots.fps)
-    return f"shot {owner + 1}, {seconds:.1f} s"
+    return frame_label(owner, frame, shots.fps)
 
 
 def _decoded(vae: Any, samples: Tensor, frames: list[int]) -> Mapping[int, np.ndarray]:
     """The VAE's own frames; it is causal, so those after the last are not decoded."""
-    wanted = {first_video_frame(frame): frame for frame in frames}
-    found: dict[int, np.ndarray] = {}
-    seen = 0
+    kept = KeptFrames(map(first_video_frame, frames))
+    part = {"samples": samples[:, :, : max(frames) + 1]}
 
     def keep(chunk: Tensor) -> None:
-        nonlocal seen
-        for i in range(len(chunk)):
-            if seen + i in wanted:
-                found[wanted[seen + i]] = to_uint8(chunk[i, ..., :3].float()).cpu().numpy()
-        seen += len(chunk)
+        kept.add(to_uint8(chunk[..., :3]).cpu().numpy())
 
-    part = {"samples": samples[:, :, : max(frames) + 1]}
     decode_frames(vae, plan_decode(vae, part), keep)
-    return found
+    return {frame: kept.found[first_video_frame(frame)] for frame in frames}
 
 
 def _guessed(
