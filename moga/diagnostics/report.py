@@ -159,7 +159,7 @@ def config_text(config: MoGAConfig) -> str:
     words = {
         "routed": f"{config.groups} groups",
         "windows": f"{rows}x{columns} windows of {config.window_frames} latent frames",
-        "frames": "frames",
+        "frames": "whole frames",
     }
     merge = "one softmax" if config.combine == "union" else "mean of the branches"
     return ", ".join([*(words[branch] for branch in config.branches), merge])

@@ -57,7 +57,7 @@ def draw_routing(
     heat = _heat_map(found)
     maps = _Maps(found, frames)
     top = 200
-    height = top + maps.height + 76 + heat.height + 120
+    height = top + maps.height + 76 + heat.height + 62
     size = (width, round(height * width / _WIDTH))
     fine = 2 if scales(own_font(_TEXT)) else 1  # Pillow draws shapes without smoothing
     image = Image.new("RGB", (size[0] * fine, size[1] * fine), _BACKGROUND)
