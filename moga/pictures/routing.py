@@ -25,7 +25,7 @@ _WIDTH, _MARGIN = 1600, 40
 _TITLE, _HEAD, _TEXT, _SMALL = 40, 30, 25, 22
 _BLOCKS, _LABEL, _LOAD, _GAP = 3, 170, 270, 14
 _LISTED = 12  # groups of a legend that cannot hold all
-_TALLEST = 300  # of a frame
+_LOWEST, _TALLEST = 100, 300  # of a row of frames
 _UNDER = 0.5  # of its light that a colour keeps where the frame under it is dark
 
 _BACKGROUND, _PANEL, _RULE = "#1e1e1e", "#292929", "#6a6a6a"
@@ -89,12 +89,13 @@ class _Maps:
         self.size = (width, width * rows / columns)
         if self.size[1] > _TALLEST:
             self.size = (_TALLEST * columns / rows, _TALLEST)
+        self.row = max(_LOWEST, self.size[1])
 
     @property
     def height(self) -> float:
         if not self.cells:
             return 0
-        return 92 + len(self.cells) * (self.size[1] + _GAP) + 110
+        return 92 + len(self.cells) * (self.row + _GAP) + 110
 
     def draw(self, pen: Pen, image: Image.Image, top: float) -> None:
         if not self.cells:
@@ -107,14 +108,14 @@ class _Maps:
             pen.text(left + i * self.tile, top + 70, label, _SMALL, _DIM)
         pen.text(load, top + 70, "load of each group", _SMALL, _DIM)
         for row, cell in enumerate(self.cells):
-            y = top + 86 + row * (self.size[1] + _GAP)
-            middle = y + self.size[1] / 2
+            y = top + 86 + row * (self.row + _GAP)
+            middle = y + self.row / 2
             pen.text(_MARGIN, middle - 2, f"block {cell.block}", _TEXT, _WHITE)
             pen.text(_MARGIN, middle + 28, f"error {cell.error:.2f}", _SMALL, _DIM)
             for i, frame in enumerate(self.frames):
                 self._tile(pen, image, frame, cell.groups[i], left + i * self.tile, y)
-            _draw_load(pen, cell, load, y, self.size[1])
-        self._legend(pen, top + 86 + len(self.cells) * (self.size[1] + _GAP) + 12)
+            _draw_load(pen, cell, load, y, self.row)
+        self._legend(pen, top + 86 + len(self.cells) * (self.row + _GAP) + 12)
 
     def _tile(
         self, pen: Pen, image: Image.Image, frame: Frame, groups: np.ndarray, x: float, y: float

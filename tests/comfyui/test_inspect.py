@@ -326,3 +326,46 @@ def test_a_model_that_is_not_wan(scene, comfy):
         model = SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1))
 
     assert refusal(scene, Other()).endswith("not Wan; connect a Wan 2.1 or 2.2 model.")
+
+
+def test_both_hosts_find_the_same(make_scene, tmp_path):
+    """One file, one latent, one noise: what ComfyUI's blocks show is what diffusers' do."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("accelerate")
+    import moga.hosts.diffusers as diffusers_host
+    from moga.diagnostics import Observer, Request
+
+    scene = make_scene()
+    checkpoint, config = scene.comfy.module("moga.checkpoint"), scene.Config()
+    path = tmp_path / "merged.safetensors"
+    weights = router_weights(5)
+    checkpoint.write(path, checkpoint.merge_routers(scene.weights, weights), config)
+    model = scene.host.load_diffusion_model(str(path), {})
+    scene.positive = [[tokens(1), {}]]
+    shots = scene.shots()
+    theirs = inspect(scene, model, shots=shots).found
+    form = model.get_model_object("latent_format")
+    clean = form.process_in(scene.latent["samples"])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    transformer = diffusers_host.load_wan(path)
+    observer = Observer(
+        Request.parse("0.8, 0.3", "", 2, 4000, 0),
+        theirs.config,
+        diffusers_host.moga_routers(transformer),
+    )
+    call = diffusers_host.ShotCall((0, 2, 3), 5)
+    with torch.no_grad(), diffusers_host.watch_attention(transformer, observer.see):
+        for level in (0.8, 0.3):
+            observer.begin(level)
+            transformer(
+                (1 - level) * clean + level * noise,
+                torch.tensor([1000 * level]),
+                tokens(1),
+                attention_kwargs={"moga": call},
+            )
+    ours = observer.result()
+    assert ours.layout.shots == theirs.layout.shots == (0, 2, 3)
+    for mine, other in zip(ours.cells, theirs.cells, strict=True):
+        for name in ("error", "recall", "density", "near", "far"):
+            assert getattr(mine, name) == pytest.approx(getattr(other, name), rel=2e-3), name
+        assert sum(abs(a - b) for a, b in zip(mine.sizes, other.sizes, strict=True)) <= 2
