@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import MoGAApply
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
+from .inspection import MoGAInspect
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
 from .schedule import MoGAShotSchedule
 
@@ -14,6 +15,7 @@ class MoGAExtension(ComfyExtension):
             MoGALoadDiffusionModel,
             MoGALoadRouters,
             MoGAApply,
+            MoGAInspect,
             MoGAShotSchedule,
             MoGAChunkedDecode,
             MoGADecodeToVideo,

@@ -168,6 +168,7 @@ def test_nodes_have_tooltips_defaults_and_help(comfy):
         "MoGAApply",
         "MoGAChunkedDecode",
         "MoGADecodeToVideo",
+        "MoGAInspect",
         "MoGALoadDiffusionModel",
         "MoGALoadRouters",
         "MoGAShotSchedule",
