@@ -2,10 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import MoGAApply
+from .apply import MoGAApply, MoGAApplyShots
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
 from .schedule import MoGAShotSchedule
+from .shot import MoGAShot
 
 
 class MoGAExtension(ComfyExtension):
@@ -14,7 +15,9 @@ class MoGAExtension(ComfyExtension):
             MoGALoadDiffusionModel,
             MoGALoadRouters,
             MoGAApply,
+            MoGAApplyShots,
             MoGAShotSchedule,
+            MoGAShot,
             MoGAChunkedDecode,
             MoGADecodeToVideo,
         ]

@@ -1,7 +1,7 @@
 """MoGA on ComfyUI's own Wan models. Imported only inside ComfyUI."""
 
-from .apply import apply_moga, remove_moga
-from .conditioning import encode_shots
+from .apply import apply_moga, apply_shots, remove_moga
+from .conditioning import encode_negative, encode_shots
 from .loading import carried_routers, load_diffusion_model
 from .routers import RouterSet, load_routers
 from .settings import Settings, parse_blocks
@@ -12,7 +12,9 @@ __all__ = [
     "RouterSet",
     "Settings",
     "apply_moga",
+    "apply_shots",
     "carried_routers",
+    "encode_negative",
     "encode_shots",
     "load_diffusion_model",
     "load_routers",
