@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..moga.hosts.comfyui import encode_shots
 from ..moga.hosts.comfyui.errors import as_value_error
+from ..moga.hosts.comfyui.timeline import picture
 from ..moga.pictures.timeline import draw_timeline
 from ..moga.shots import DEFAULT_SCRIPT, ShotList
 from .types import MogaShots, shown_from_cache
@@ -76,7 +77,12 @@ class MoGAShotSchedule(io.ComfyNode):
     @as_value_error
     def execute(cls, clip: object, script: str, fps: float) -> io.NodeOutput:
         shots = ShotList.parse(script, fps)
-        shown = {**_preview(shots).as_dict(), "text": (shots.table(),)}
+        # The last for the page's timeline, where the script comes from another node.
+        shown = {
+            **_preview(shots).as_dict(),
+            "text": (shots.table(),),
+            "timeline": (picture(shots),),
+        }
         return io.NodeOutput(encode_shots(clip, shots), shots, shots.frames, ui=shown)
 
 
