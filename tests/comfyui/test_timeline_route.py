@@ -134,7 +134,8 @@ JSON = st.recursive(
 )
 BITS = st.sampled_from(
     ["[4s] a", "[0s]", "[97f] b", "[", "]", "{", '{"shots": [', '"caption": "a"', '"seconds": 4',
-     ",", "}", "\n", "\r", "global: ", "negative: ", "#", "\ud800", "\x00", "1e999", "[9999999999f] c"]
+     ",", "}", "\n", "\r", "global: ", "negative: ", "#", "\ud800", "\x00",
+     "1e999", "[9999999999f] c"]
 )  # fmt: skip
 SCRIPTS = st.lists(BITS | st.text(max_size=5), max_size=9).map("".join) | st.just(SCRIPT)
 EDITS = st.fixed_dictionaries({"cut": st.integers(-2, 9), "seconds": st.floats() | st.integers()})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .server import NotReached
+from .timeline import Timeline
 
 if TYPE_CHECKING:  # the tests are collected where it is missing, to be skipped
     from playwright.sync_api import Page
@@ -154,6 +155,10 @@ class ComfyPage:
     def marked_nodes(self) -> list[str]:
         """Types of the nodes that are framed in red."""
         return self._call("marked")
+
+    def timeline(self, which: int = 0) -> Timeline:
+        """That of a schedule, by its place among those in the graph that is shown."""
+        return Timeline(self._page, which)
 
     def screenshot(self, path: Path) -> None:
         self._page.screenshot(path=path)
