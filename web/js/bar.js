@@ -40,7 +40,7 @@ export class Bar {
   // `state`: "live", "linked" (nothing can be moved), "error" (the picture is of the text before),
   // "away" (there is no server).
   draw(picture, words, state) {
-    if (picture !== this.#picture) this.#drawShots(picture?.shots ?? [], picture?.frames ?? 1);
+    if (picture !== this.#picture) this.#drawShots(picture?.shots ?? []);
     this.#picture = picture;
     this.element.dataset.state = state;
     this.#words.textContent = words;
@@ -67,27 +67,24 @@ export class Bar {
     return shots.findLast(({ start }) => start <= frame);
   }
 
-  #drawShots(shots, frames) {
+  #drawShots(shots) {
     while (this.#shots.length > shots.length) this.#shots.pop().remove();
     while (this.#cuts.length > Math.max(0, shots.length - 1)) this.#cuts.pop().remove();
-    shots.forEach((shot, index) => this.#drawShot(shot, index, frames));
+    shots.forEach((shot, index) => this.#drawShot(shot, index));
   }
 
-  #drawShot(shot, index, frames) {
+  #drawShot(shot, index) {
     const made = (this.#shots[index] ??= this.#addShot());
     const [time, block] = made.children;
-    const [number, length, caption] = block.children;
-    made.style.flexGrow = shot.frames;
+    const [number, , caption] = block.children;
     time.textContent = index ? shot.at : "";
     number.textContent = index + 1;
-    length.textContent = `${shot.seconds} s`;
     caption.textContent = shot.caption;
     made.title =
       `Shot ${index + 1} from ${shot.at} s: ${shot.frames} frames, ${shot.seconds} s ` +
       `(asked: ${shot.asked})\n${shot.caption}`;
     if (!index) return;
     const cut = (this.#cuts[index - 1] ??= this.#addCut(index));
-    cut.style.left = `${(100 * shot.start) / frames}%`;
     cut.setAttribute("aria-valuenow", shot.at);
   }
 
@@ -117,14 +114,22 @@ export class Bar {
     const { shots = [], frames, fps } = this.#picture ?? {};
     const starts = shots.map(({ start }) => start);
     if (index !== null) starts[index] = frame;
-    const place = (start) => `${(100 * start) / frames}%`;
-    shots.forEach((shot, i) => {
-      this.#shots[i].style.flexGrow = (starts[i + 1] ?? shot.start + shot.frames) - starts[i];
-      if (i) this.#cuts[i - 1].style.left = place(starts[i]);
+    const end = shots.length ? shots.at(-1).start + shots.at(-1).frames : 0;
+    const lengths = starts.map((start, i) => (starts[i + 1] ?? end) - start);
+    const share = (count) => `${(100 * count) / frames}%`;
+    this.#row.style.width = share(end); // of very many shots only the first are drawn
+    lengths.forEach((length, i) => {
+      this.#shots[i].style.flexGrow = length;
+      this.#shots[i].querySelector(".moga-length").textContent = `${(length / fps).toFixed(2)} s`;
+      if (!i) return;
+      const { style } = this.#cuts[i - 1];
+      style.left = share(starts[i]);
+      // Short shots keep a middle that is no cut's.
+      style.width = `clamp(3px, ${share(0.6 * Math.min(length, lengths[i - 1]))}, 9px)`;
     });
     this.#tip.hidden = index === null;
     if (index === null) return;
     this.#tip.textContent = `${(frame / fps).toFixed(2)} s`;
-    this.#tip.style.left = place(frame);
+    this.#tip.style.left = share(frame);
   }
 }

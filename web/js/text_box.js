@@ -78,7 +78,8 @@ export class LineMark {
     if (!this.#box?.isConnected || !this.#box.clientWidth) return;
     const [top, height] = linePlace(this.#box, lineSpan(this.#box.value, this.#line));
     const edges = `transparent ${top}px, ${MARK} ${top}px, ${MARK} ${top + height}px, transparent ${top + height}px`;
-    this.#box.style.backgroundImage = `linear-gradient(${edges})`;
-    this.#box.style.backgroundAttachment = "local";
+    // The second layer keeps the box's own colour under its scroll bar.
+    this.#box.style.backgroundImage = `linear-gradient(${edges}), linear-gradient(#0000, #0000)`;
+    this.#box.style.backgroundAttachment = "local, scroll";
   }
 }

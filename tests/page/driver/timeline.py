@@ -62,7 +62,7 @@ class Timeline:
     def selected(self) -> str:
         """What is selected in the text box that has the focus."""
         return self._page.evaluate(
-            "(({value, selectionStart, selectionEnd}) => value?.slice(selectionStart, selectionEnd))"
+            "(box => box.value?.slice(box.selectionStart, box.selectionEnd))"
             "(document.activeElement)"
         )
 
@@ -83,7 +83,9 @@ class Timeline:
     def shots(self) -> list[str]:
         """What is written on each shot, as `1 4.06 s A caption.`"""
         return [
-            shot.evaluate("shot => [...shot.querySelectorAll('span')].map(s => s.textContent).join(' ')")
+            shot.evaluate(
+                "shot => [...shot.querySelectorAll('span')].map(s => s.textContent).join(' ')"
+            )
             for shot in self._element.query_selector_all(".moga-shot")
         ]
 
