@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..moga.hosts.comfyui.route import add_route
 from .apply import MoGAApply, MoGAApplyShots
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
@@ -25,4 +26,5 @@ class MoGAExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> ComfyExtension:
     """Called by ComfyUI when it loads the pack."""
+    add_route()
     return MoGAExtension()

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..moga.hosts.comfyui import encode_negative, encode_shots
 from ..moga.hosts.comfyui.errors import as_value_error
+from ..moga.hosts.comfyui.timeline import picture
 from ..moga.pictures.timeline import draw_timeline
 from ..moga.shots import DEFAULT_SCRIPT, ShotChain, ShotList
 from .types import MogaShotChain, MogaShots, also_found_as, shown_from_cache
@@ -107,7 +108,12 @@ class MoGAShotSchedule(io.ComfyNode):
     ) -> io.NodeOutput:
         shots = ShotList.parse(script, fps) if chain is None else chain.at(fps)
         positive, negative = encode_shots(clip, shots), encode_negative(clip, shots)
-        shown = {**_preview(shots).as_dict(), "text": (shots.table(),)}
+        # The last for the page's timeline, where the script comes from other nodes.
+        shown = {
+            **_preview(shots).as_dict(),
+            "text": (shots.table(),),
+            "timeline": (picture(shots),),
+        }
         return io.NodeOutput(positive, shots, shots.frames, negative, float(shots.fps), ui=shown)
 
 

@@ -1,7 +1,7 @@
 """Shots of a film: what is said in each, and where it begins and ends."""
 
 from .chain import ShotChain
-from .script import ShotScriptError
+from .refusal import ShotScriptError
 from .shots import DEFAULT_SCRIPT, TEMPORAL_STRIDE, Shot, ShotList
 
 __all__ = [

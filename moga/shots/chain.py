@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .script import ShotScriptError, one_line, show
+from .refusal import ShotScriptError
+from .script import one_line, show
 from .shots import Shot, ShotList
 
 

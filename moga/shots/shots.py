@@ -127,7 +127,7 @@ class ShotList:
         script = read_script(text)
         shots = []
         for passage in script.shots:
-            with located(passage.where):
+            with located(passage.where, passage.line):
                 shots.append(Shot(**passage.fields))
                 shots[-1].wanted(fps)
         once = script.once

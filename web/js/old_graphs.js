@@ -1,55 +1,52 @@
-// Graphs saved by 0.1.0, in which Apply MoGA began with a choice: attention, moga or dense. Values are
-// saved by position, so it has to go before the page reads them. dense is a node of its own now.
-import { app } from '../../../scripts/app.js'
+// Graphs saved by 0.1.0, in which Apply MoGA began with a choice: attention, moga or dense. Values
+// are saved by position, so it has to go before the page reads them. dense is a node of its own now.
+import { app } from "../../../scripts/app.js";
 
-const APPLY = 'MoGAApply'
-const APPLY_SHOTS = 'MoGAApplyShots'
-const FFN_CHUNKS = 6 // its place among the values; graphs from before it have none
+const APPLY = "MoGAApply";
+const APPLY_SHOTS = "MoGAApplyShots";
+const FFN_CHUNKS = 6; // its place among the values; graphs from before it have none
+const NAME = "Node name for S&R";
 
-function keepInputs(node, links, keep) {
-  node.inputs = (node.inputs ?? []).filter(({ name }) => keep(name))
-  const slots = new Map(node.inputs.map(({ link }, slot) => [link, slot]))
-  // In a graph a link is a list, in a subgraph an object.
-  const target = (link) => (Array.isArray(link) ? link[3] : link.target_id)
-  const kept = (links ?? []).filter((link) => target(link) !== node.id || slots.has(link[0] ?? link.id))
-  for (const link of kept) {
-    if (target(link) !== node.id) continue
-    if (Array.isArray(link)) link[4] = slots.get(link[0])
-    else link.target_slot = slots.get(link.id)
+// A link is a list in a graph, and an object in a subgraph.
+const idOf = (link) => link[0] ?? link.id;
+const targetOf = (link) => (Array.isArray(link) ? link[3] : link.target_id);
+
+// Leaves a node the inputs that `keep` names, and the graph the links that still have an end.
+function keepInputs(node, graph, keep) {
+  node.inputs = (node.inputs ?? []).filter(({ name }) => keep(name));
+  const slots = new Map(node.inputs.map(({ link }, slot) => [link, slot]));
+  const ends = (link) => targetOf(link) === node.id;
+  graph.links = (graph.links ?? []).filter((link) => !ends(link) || slots.has(idOf(link)));
+  for (const link of graph.links.filter(ends)) {
+    if (Array.isArray(link)) link[4] = slots.get(idOf(link));
+    else link.target_slot = slots.get(idOf(link));
   }
-  return kept
+  const there = new Set(graph.links.map(idOf));
+  for (const { outputs } of graph.nodes)
+    for (const output of outputs ?? []) output.links = output.links?.filter((id) => there.has(id));
 }
 
-function mendNode(node, graph) {
-  const [attention, ...values] = node.widgets_values
-  if (attention === 'moga') {
-    node.widgets_values = values
-    graph.links = keepInputs(node, graph.links, (name) => name !== 'attention')
-    return
+function mend(node, graph) {
+  const [attention, ...values] = node.widgets_values;
+  if (attention === "moga") {
+    node.widgets_values = values;
+    keepInputs(node, graph, (name) => name !== "attention");
+    return;
   }
-  node.type = APPLY_SHOTS
-  node.widgets_values = [node.widgets_values[FFN_CHUNKS] ?? 1]
-  if (node.properties?.['Node name for S&R'] === APPLY) node.properties['Node name for S&R'] = APPLY_SHOTS
-  if (node.title === 'Apply MoGA') delete node.title
-  graph.links = keepInputs(node, graph.links, (name) => ['model', 'shots', 'ffn_chunks'].includes(name))
+  node.type = APPLY_SHOTS;
+  node.widgets_values = [node.widgets_values[FFN_CHUNKS] ?? 1];
+  if (node.properties?.[NAME] === APPLY) node.properties[NAME] = APPLY_SHOTS;
+  if (node.title === "Apply MoGA") delete node.title;
+  keepInputs(node, graph, (name) => ["model", "shots", "ffn_chunks"].includes(name));
 }
 
-function mend(graph) {
-  for (const node of graph.nodes ?? [])
-    if (node.type === APPLY && ['moga', 'dense'].includes(node.widgets_values?.[0])) mendNode(node, graph)
-  dropEnds(graph)
-}
-
-// Outputs name their links too.
-function dropEnds(graph) {
-  const there = new Set((graph.links ?? []).map((link) => link[0] ?? link.id))
-  for (const { outputs } of graph.nodes ?? [])
-    for (const output of outputs ?? []) output.links = output.links?.filter((link) => there.has(link))
-}
+const isOld = ({ type, widgets_values: values }) =>
+  type === APPLY && ["moga", "dense"].includes(values?.[0]);
 
 app.registerExtension({
-  name: 'MoGA.oldGraphs',
+  name: "MoGA.OldGraphs",
   beforeConfigureGraph(workflow) {
-    for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])]) mend(graph)
+    for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])])
+      for (const node of (graph.nodes ?? []).filter(isOld)) mend(node, graph);
   },
-})
+});

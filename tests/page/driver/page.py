@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .server import NotReached
+from .timeline import Timeline
 
 if TYPE_CHECKING:  # the tests are collected where it is missing, to be skipped
     from playwright.sync_api import Page
@@ -163,6 +164,35 @@ class ComfyPage:
     def marked_nodes(self) -> list[str]:
         """Types of the nodes that are framed in red."""
         return self._call("marked")
+
+    def do(self, name: str, *values: Any) -> Any:
+        """Call a function of page.js."""
+        return self._call(name, *values)
+
+    def command(self, name: str) -> None:
+        """One of the page's commands, by its id."""
+        self._page.evaluate(f"app.extensionManager.command.execute('{name}')")
+
+    def press(self, keys: str) -> None:
+        self._page.keyboard.press(keys)
+
+    def mouse_up(self) -> None:
+        self._page.mouse.up()
+
+    @contextlib.contextmanager
+    def without(self, address: str) -> Iterator[None]:
+        """As if the server were not there, for an address such as `**/moga/*`."""
+        self._page.route(address, lambda route: route.abort())
+        yield
+        self._page.unroute(address)
+
+    def graph(self) -> dict[str, Any]:
+        """What Save would write."""
+        return self._page.evaluate("app.graph.serialize()")
+
+    def timeline(self, which: int = 0) -> Timeline:
+        """That of a schedule, by its place among those in the graph that is shown."""
+        return Timeline(self._page, which)
 
     def screenshot(self, path: Path) -> None:
         self._page.screenshot(path=path)
