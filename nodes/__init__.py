@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..moga.hosts.comfyui.route import add_route
 from .apply import MoGAApply, MoGAApplyShots
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
+from .inspection import MoGAInspect
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
 from .schedule import MoGAShotSchedule
 from .shot import MoGAShot
@@ -17,6 +18,7 @@ class MoGAExtension(ComfyExtension):
             MoGALoadRouters,
             MoGAApply,
             MoGAApplyShots,
+            MoGAInspect,
             MoGAShotSchedule,
             MoGAShot,
             MoGAChunkedDecode,

@@ -280,6 +280,7 @@ def test_nodes_have_tooltips_defaults_and_help(comfy):
         "MoGAApplyShots",
         "MoGAChunkedDecode",
         "MoGADecodeToVideo",
+        "MoGAInspect",
         "MoGALoadDiffusionModel",
         "MoGALoadRouters",
         "MoGAShot",

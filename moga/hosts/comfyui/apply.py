@@ -19,6 +19,7 @@ from .hooks import Hooks
 from .keys import APPLIED, KEY
 from .loading import carried_routers
 from .routers import RouterSet
+from .self_attention import Watch
 from .settings import DENSE, Settings
 from .wan import UnsupportedModelError, most_leading_frames, wan_model
 
@@ -31,22 +32,24 @@ def apply_moga(
     routers: RouterSet | None = None,
     *,
     tell: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    tell: takes a line like `summary`'s for what is sampled, whenever it changes.
+    tell: takes a line like `summary`'s for what is sampled, whenever it changes. watch: is shown
+        every block's self-attention as it is about to run.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
     used = None
     if settings.attention != DENSE:
         used = routers or carried_routers(model)
-        _check_fit(used, dit.dim, len(dit.blocks))
+        check_fit(used, dit.dim, len(dit.blocks))
         _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
-    hooks = Hooks(settings, used, tell)
+    hooks = Hooks(settings, used, tell, watch)
     if used is not None and used.patcher is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)
@@ -87,7 +90,8 @@ def remove_moga(model: comfy.model_patcher.ModelPatcher) -> None:
     model.remove_attachments(APPLIED)
 
 
-def _check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
+def check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
+    """Raise CheckpointError unless there are routers, of a model of that many blocks and width."""
     if routers is None:
         raise CheckpointError(
             "model carries no MoGA routers (core's loaders and Model Save drop them): load the "

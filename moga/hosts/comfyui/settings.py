@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ...kernels import AUTO
@@ -46,18 +45,3 @@ class Settings:
     def node(self) -> str:
         """The node that asks for this, by the name that people see."""
         return "Apply Shot Prompts" if self.attention == DENSE else "Apply MoGA"
-
-
-def parse_blocks(text: str, blocks: int) -> frozenset[int]:
-    """Block indices from "0, 1, 47-49", for a model of that many blocks; empty text is none."""
-    chosen: set[int] = set()
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last >= blocks:
-            raise ValueError(
-                f"dense_blocks has {part!r}; give block numbers from 0 to {blocks - 1} with commas "
-                f"between them, such as 0, {blocks - 1}."
-            )
-        chosen.update(range(first, last + 1))
-    return frozenset(chosen)
