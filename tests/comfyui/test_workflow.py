@@ -77,6 +77,8 @@ def check_a_video(comfy, workflow):
     for applied in every(prompt, *APPLY):
         (line,) = result[applied]["text"]
         assert line.endswith("; 3 shots")  # which text they read is known when sampling begins
+    for inspected in every(prompt, "MoGAInspect"):
+        assert "random routers" in result[inspected]["text"][0] and result[inspected]["images"]
 
 
 @pytest.mark.parametrize(
