@@ -66,6 +66,8 @@ def open_graph(page, graph, folder):
 def test_an_old_graph_makes_its_film(page, server, tmp_path, graph):
     applied = open_graph(page, graph, tmp_path)
     set_small(page)
+    # Graphs that differ in nothing that a run sees would get the film of another from the cache.
+    page.set_widget("KSampler", "seed", 100 + GRAPHS.index(graph))
     page.run()
     assert len(server.outputs("*.mp4")) == 1
     attention = "dense attention in 2 blocks" if applied == APPLY_SHOTS else "5 groups in 2 of 2"
