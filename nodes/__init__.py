@@ -2,11 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import MoGAApply
+from ..moga.hosts.comfyui.route import add_route
+from .apply import MoGAApply, MoGAApplyShots
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
 from .inspection import MoGAInspect
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
 from .schedule import MoGAShotSchedule
+from .shot import MoGAShot
 
 
 class MoGAExtension(ComfyExtension):
@@ -15,8 +17,10 @@ class MoGAExtension(ComfyExtension):
             MoGALoadDiffusionModel,
             MoGALoadRouters,
             MoGAApply,
+            MoGAApplyShots,
             MoGAInspect,
             MoGAShotSchedule,
+            MoGAShot,
             MoGAChunkedDecode,
             MoGADecodeToVideo,
         ]
@@ -24,4 +28,5 @@ class MoGAExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> ComfyExtension:
     """Called by ComfyUI when it loads the pack."""
+    add_route()
     return MoGAExtension()

@@ -55,7 +55,7 @@ class Options:
     image: Path | None
     latents: Path | None
     contact_sheet: Path | None
-    negative: str
+    negative: str | None
     width: int
     height: int
     fps: str
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_files(top.add_argument_group("files"))
     film = _adder(top.add_argument_group("film"))
-    film("--negative", default="", metavar="TEXT", help="what to avoid")
+    film("--negative", metavar="TEXT", help="what to avoid, instead of the script's negative:")
     film("--size", default="832x480", metavar="WxH", help="pixels (default: %(default)s)")
     film(
         "--fps", default="16", help="frames per second (default: %(default)s; 24 for the 5B model)"

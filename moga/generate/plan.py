@@ -61,6 +61,8 @@ class Plan:
         ]
         if self.picture is not None:
             lines.append(f"image     {self.picture.said}")
+        if self.shots.negative and self.latents is None:
+            lines.append(f"negative  {self._negative()}")
         for transformer in self.models.transformers:
             if transformer.moga is None:
                 share = "dense, by --attention dense"
@@ -73,6 +75,14 @@ class Plan:
         latents, video = readable(self.latents_size), readable(self.video_size)
         lines += [f"disk      {latents} latents, up to {video} video"]
         return "\n".join(lines)
+
+    def _negative(self) -> str:
+        """Where a script with a negative has it from, as there may be others."""
+        if self.embeddings is not None:
+            return f"as encoded in {self.options.embeddings.name}, not the script's"
+        if self.options.negative is not None:
+            return "from --negative; the script's is not used"
+        return "from the script"
 
 
 def _loras(transformer: Transformer) -> list[str]:

@@ -6,7 +6,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from fractions import Fraction
 from typing import Any
 
-from .script import ShotScriptError, show
+from .refusal import ShotScriptError
+from .script import show
 
 MAX_FRAMES = 1_000_000  # 17 hours at 16 fps; more is a slip of the keyboard
 _MAX_DIGITS = 40  # of a duration: keeps 1e-999999999 from being worked out

@@ -72,6 +72,17 @@ def read_duration(text: str) -> dict[str, Decimal]:
     return {"seconds": seconds}
 
 
+def respell(text: str, amount: Decimal) -> str:
+    """The duration `text` made `amount` long, in seconds, or in frames if `text` is.
+
+    Spelt as it was, but minutes and milliseconds become seconds.
+    """
+    parts = _parts(" ".join(text.split()))
+    if len(parts) == 1 and (parts[0][1] in _FRAMES or _SECONDS.get(parts[0][1]) == 1):
+        return re.sub(_AMOUNT, f"{amount:f}", text, count=1)
+    return f"{amount:f}s"
+
+
 def find_duration(text: str) -> str | None:
     """The first bracket in `text` that would open a shot if it began a line, such as `[4s]`."""
     for bracket in _BRACKETS.finditer(text):

@@ -10,37 +10,25 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-from ..errors import MogaError
 from .durations import DurationError, find_duration, read_duration
+from .json_places import shot_places
 from .lookalikes import SETTINGS, misread
+from .refusal import ShotScriptError, located
 
 # Only these end a line: U+2028 and its like, at which str.splitlines would cut, are caption text.
 _LINE_END = re.compile(r"\r\n?|\n")
 _LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')
 _COMMENT = re.compile(r"#(\s|$)")
 _DIRECTIVE = re.compile(r"(\w[\w-]*)\s*[:\uff1a]")
-_OPENING, _CLOSING = "[\uff3b\u3010", re.compile("[\\]\uff3d\u3011]")
+_ONCE = ("global", "negative")  # directives: lines, and keys in JSON, that stand once
+_OPENING, CLOSING = "[\uff3b\u3010", re.compile("[\\]\uff3d\u3011]")
 _LOOKS_LIKE_NUMBER = re.compile(r"[-+\u2212~\u2248]?\s*[.,]?\d")
-
-
-class ShotScriptError(MogaError, ValueError):
-    """A script, shot or frame rate that cannot be used: one plain sentence that names the fix."""
-
-
-@contextmanager
-def located(where: str) -> Iterator[None]:
-    """Put `where` in front of the message of any `ShotScriptError` raised inside."""
-    try:
-        yield
-    except ShotScriptError as error:
-        raise ShotScriptError(f"{where}: {error}") from None
 
 
 def one_line(text: str) -> str:
@@ -80,20 +68,30 @@ class Passage:
 
     where: str
     fields: dict[str, Any]
+    line: int | None  # where it opens, from 1
 
 
 @dataclass
 class Script:
-    """A script as read: the global caption ("" without one) and the shots, none of them checked."""
+    """A script as read: the texts of its directives, by name, and the shots; nothing is checked."""
 
-    global_caption: Any = ""
+    once: dict[str, Any] = field(default_factory=dict)
     shots: list[Passage] = field(default_factory=list)
 
 
 def read_script(text: str) -> Script:
     """Read either form; `ShotScriptError` names the line (and the column, in JSON) of a mistake."""
-    text = _LINE_END.sub("\n", text.lstrip("\ufeff"))
-    return _read_json(text) if _LOOKS_LIKE_JSON.match(text) else _read_text(text)
+    text = plain_lines(text)
+    return _read_json(text) if looks_like_json(text) else _read_text(text)
+
+
+def plain_lines(text: str) -> str:
+    """`text` as it is read: lines end in a line feed, and no byte order mark goes before them."""
+    return _LINE_END.sub("\n", text.lstrip("\ufeff"))
+
+
+def looks_like_json(text: str) -> bool:
+    return bool(_LOOKS_LIKE_JSON.match(text))
 
 
 # --- text form -----------------------------------------------------------------------------------
@@ -101,10 +99,10 @@ def read_script(text: str) -> Script:
 
 @dataclass
 class _Block:
-    """A run of lines opened by `global:` (no duration) or by a duration in brackets."""
+    """A run of lines opened by a directive such as `global:`, or by a duration in brackets."""
 
     line: int
-    duration: dict[str, Decimal]
+    opened: str | dict[str, Decimal]
     lines: list[str]
 
 
@@ -112,12 +110,14 @@ def _read_text(text: str) -> Script:
     script = Script()
     for block in _blocks(text):
         where, caption = f"script line {block.line}", " ".join(block.lines).strip()
-        if block.duration:
-            script.shots.append(Passage(where, {"caption": caption, **block.duration}))
+        if isinstance(block.opened, dict):
+            fields = {"caption": caption, **block.opened}
+            script.shots.append(Passage(where, fields, block.line))
         elif caption:
-            script.global_caption = caption
+            script.once[block.opened] = caption
         else:
-            raise ShotScriptError(f"{where}: global: is empty; write its text or remove the line.")
+            problem = f"{block.opened}: is empty; write its text or remove the line."
+            raise ShotScriptError(f"{where}: {problem}", block.line)
     return script
 
 
@@ -128,8 +128,8 @@ def _blocks(text: str) -> list[_Block]:
         line = raw.strip()
         if not line or _COMMENT.match(line):
             continue
-        with located(f"script line {number}"):
-            block = _open_shot(number, line) or _open_global(number, line, blocks)
+        with located(f"script line {number}", number):
+            block = _open_shot(number, line) or _open_once(number, line, blocks)
             refuse_durations(block.lines[0] if block else line)
             if block:
                 blocks.append(block)
@@ -155,7 +155,7 @@ def _open_shot(number: int, line: str) -> _Block | None:
     """The shot that `line` opens; None unless the line begins with a bracket and a number."""
     if line[0] not in _OPENING or not _LOOKS_LIKE_NUMBER.match(line[1:].lstrip()):
         return None
-    closing = _CLOSING.search(line)
+    closing = CLOSING.search(line)
     if not closing:
         raise ShotScriptError(f"{show(line)} has no closing bracket; write [4s] or [97f].")
     inside = line[1 : closing.start()].strip()
@@ -165,28 +165,29 @@ def _open_shot(number: int, line: str) -> _Block | None:
         raise ShotScriptError(f"{show(f'[{inside}]')} {error}") from None
 
 
-def _open_global(number: int, line: str, blocks: list[_Block]) -> _Block | None:
-    """The global caption that `line` opens; None if the line does not begin with `global:`."""
+def _open_once(number: int, line: str, blocks: list[_Block]) -> _Block | None:
+    """The text that `line` opens with a directive; None if it begins with none."""
     match = _DIRECTIVE.match(line)
-    if not match or match[1].lower() != "global":
+    name = match[1].lower() if match else ""
+    if name not in _ONCE:
         return None
-    if blocks:
-        first = blocks[0]
-        fix = (
-            f"move it above the first shot (line {first.line})"
-            if first.duration
-            else f"merge it with the one on line {first.line}"
-        )
-        raise ShotScriptError(f"global: stands once, before the first shot; {fix}.")
-    return _Block(number, {}, [line[match.end() :]])
+    for block in blocks:
+        if block.opened == name:
+            fix = f"merge it with the one on line {block.line}"
+        elif isinstance(block.opened, dict):
+            fix = f"move it above the first shot (line {block.line})"
+        else:
+            continue
+        raise ShotScriptError(f"{name}: stands once, before the first shot; {fix}.")
+    return _Block(number, name, [line[match.end() :]])
 
 
 def _stray(line: str) -> ShotScriptError:
     """The error for a line that stands before the first shot and belongs to nothing."""
     if match := _DIRECTIVE.match(line):
         return ShotScriptError(
-            f"unknown directive {show(match[1] + ':')}; only global: exists, "
-            "so write global: or move the text behind a duration such as [4s]."
+            f"unknown directive {show(match[1] + ':')}; only global: and negative: exist, "
+            "so write one of them or move the text behind a duration such as [4s]."
         )
     return ShotScriptError(
         f"{show(line)} stands before the first shot; begin the line with a duration such as [4s], "
@@ -205,14 +206,17 @@ def _read_json(text: str) -> Script:
     document = _decode(text)
     if isinstance(document, _Object):
         with located("script"):
-            document = _fields(document, ("global", "shots"))
+            document = _fields(document, (*_ONCE, "shots"))
     else:
         document = {"shots": document}
     shots = document.get("shots", [])
     if not isinstance(shots, list) or isinstance(shots, _Object):
         raise ShotScriptError(f"script: shots is {show(shots)}; give a list of shots.")
-    passages = [_read_shot(f"script shot {i}", shot) for i, shot in enumerate(shots, start=1)]
-    return Script(document.get("global", ""), passages)
+    lines = [place.line for place in shot_places(text)]
+    lines = lines if len(lines) == len(shots) else [None] * len(shots)
+    numbered = enumerate(zip(shots, lines, strict=True), start=1)
+    passages = [_read_shot(f"script shot {i}", shot, line) for i, (shot, line) in numbered]
+    return Script({name: document[name] for name in _ONCE if name in document}, passages)
 
 
 def _decode(text: str) -> Any:
@@ -229,7 +233,9 @@ def _decode(text: str) -> Any:
         problem = error.msg[:1].lower() + error.msg[1:]
         raise ShotScriptError(
             f"script line {error.lineno}, column {error.colno}: not valid JSON ({problem}); "
-            "check the quotes, commas and brackets there."
+            "check the quotes, commas and brackets there.",
+            error.lineno,
+            error.colno,
         ) from None
     except RecursionError:
         raise ShotScriptError(
@@ -247,8 +253,8 @@ def _number(text: str) -> Decimal:
         ) from None
 
 
-def _read_shot(where: str, shot: object) -> Passage:
-    with located(where):
+def _read_shot(where: str, shot: object, line: int | None) -> Passage:
+    with located(where, line):
         if not isinstance(shot, _Object):
             raise ShotScriptError(
                 f'this is {show(shot)}; write {{"caption": "...", "seconds": 4}}.'
@@ -259,7 +265,7 @@ def _read_shot(where: str, shot: object) -> Passage:
         for name, value in fields.items():
             if value is None:
                 raise ShotScriptError(f"{name} is null; give it a value or leave the key out.")
-    return Passage(where, fields)
+    return Passage(where, fields, line)
 
 
 def _fields(pairs: Iterable[tuple[str, Any]], known: tuple[str, ...]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """MoGA on ComfyUI's own Wan models. Imported only inside ComfyUI."""
 
 from ...blocks import parse_blocks
-from .apply import apply_moga, remove_moga
-from .conditioning import encode_shots
+from .apply import apply_moga, apply_shots, remove_moga
+from .conditioning import encode_negative, encode_shots
 from .inspection import inspect_model
 from .loading import carried_routers, load_diffusion_model
 from .routers import RouterSet, load_routers
@@ -14,7 +14,9 @@ __all__ = [
     "RouterSet",
     "Settings",
     "apply_moga",
+    "apply_shots",
     "carried_routers",
+    "encode_negative",
     "encode_shots",
     "inspect_model",
     "load_diffusion_model",

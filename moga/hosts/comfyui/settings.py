@@ -1,4 +1,4 @@
-"""What `Apply MoGA` was asked for, checked."""
+"""What `Apply MoGA` or `Apply Shot Prompts` was asked for, checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ MOGA, DENSE = "moga", "dense"
 class Settings:
     """The inputs of `Apply MoGA` apart from the model and its routers.
 
-    attention: "moga", or "dense" for per-shot text alone; then ffn_chunks is all else that counts.
+    attention: "moga", or "dense" for per-shot text alone, which `Apply Shot Prompts` gives; then
+        shots and ffn_chunks are all else that counts.
     start_percent, end_percent: the part of sampling in which MoGA runs; dense outside.
     dense_blocks: indices of blocks that stay dense. min_tokens: fewer tokens stay dense.
     ffn_chunks: parts of the tokens that go through a feed-forward one after the other.
@@ -39,3 +40,8 @@ class Settings:
             )
         if self.ffn_chunks < 1:
             raise ValueError(f"ffn_chunks is {self.ffn_chunks}; give 1 or more.")
+
+    @property
+    def node(self) -> str:
+        """The node that asks for this, by the name that people see."""
+        return "Apply Shot Prompts" if self.attention == DENSE else "Apply MoGA"

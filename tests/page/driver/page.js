@@ -53,6 +53,13 @@ window.tests = {
     return Object.fromEntries(app.graph.nodes.map((node) => [node.type, values(node)]))
   },
 
+  // {input: type of the node at the other end} of those that are connected.
+  sources(type) {
+    const node = this.node(type)
+    const found = node.inputs.map(({ name }, slot) => [name, node.getInputNode(slot)?.type])
+    return Object.fromEntries(found.filter(([, origin]) => origin))
+  },
+
   disconnect(type, input) {
     const node = this.node(type)
     node.disconnectInput(node.inputs.findIndex((one) => one.name === input))
@@ -62,6 +69,90 @@ window.tests = {
     return app.graph.nodes
       .filter((node) => !(node.type in LiteGraph.registered_node_types))
       .map((node) => node.type)
+  },
+
+  title() {
+    return document.title
+  },
+
+  schedules() {
+    return app.canvas.graph.nodes.filter((node) => node.type === 'MoGAShotSchedule')
+  },
+
+  // As one step that a person does, which the page notices.
+  step(change = () => {}) {
+    app.canvas.emitBeforeChange()
+    change()
+    app.canvas.emitAfterChange()
+  },
+
+  // Of the first schedule, with the text encoder that it has.
+  copySchedule() {
+    this.step(() => {
+      const [{ inputs }] = this.schedules()
+      app.canvas.selectItems([this.schedules()[0]])
+      app.canvas.copyToClipboard()
+      app.canvas.pasteFromClipboard()
+      const { origin_id } = app.canvas.graph.links.get(inputs.find(({ name }) => name === 'clip').link)
+      app.canvas.graph.getNodeById(origin_id).connect(0, this.schedules().at(-1), 'clip')
+    })
+  },
+
+  // A node with a text, whose link is the script of every schedule.
+  feed(text) {
+    this.step(() => {
+      const source = LiteGraph.createNode('PrimitiveStringMultiline')
+      app.canvas.graph.add(source)
+      source.widgets[0].value = text
+      for (const node of this.schedules())
+        source.connect(0, node, node.inputs.findIndex((input) => input.name === 'script'))
+    })
+  },
+
+  resize(width, height) {
+    this.schedules()[0].setSize([width, height])
+  },
+
+  collapse() {
+    this.schedules()[0].collapse()
+  },
+
+  bypass(on) {
+    this.schedules()[0].mode = on ? 4 : 0
+  },
+
+  // How often, within a second, a timeline's elements change and the server is asked.
+  async work() {
+    const { element } = this.schedules()[0].widgets.find((widget) => widget.name === 'timeline')
+    let changes = 0
+    const observer = new MutationObserver((found) => (changes += found.length))
+    observer.observe(element, { attributes: true, characterData: true, childList: true, subtree: true })
+    const asked = () =>
+      performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/moga/timeline')).length
+    const before = asked()
+    await new Promise((done) => setTimeout(done, 1000))
+    observer.disconnect()
+    return changes + asked() - before
+  },
+
+  // The schedule is put into a subgraph, which is opened.
+  intoSubgraph() {
+    const { graph } = app.canvas
+    const { subgraph, node } = graph.convertToSubgraph(new Set([this.schedules()[0]]))
+    app.canvas.openSubgraph?.(subgraph, node)
+  },
+
+  outOfSubgraph() {
+    app.canvas.setGraph(app.graph.rootGraph ?? app.rootGraph ?? app.graph)
+  },
+
+  zoom(scale) {
+    const [node] = this.schedules()
+    const { ds, canvas } = app.canvas
+    ds.scale = scale
+    ds.offset = [350 / scale - node.pos[0], 850 / scale - node.pos[1] - node.size[1]]
+    app.canvas.setDirty(true, true)
+    return new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 200))
   },
 
   // Types of the nodes with a red frame. Older pages keep a list instead of a mark on the node.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .server import NotReached
+from .timeline import Timeline
 
 if TYPE_CHECKING:  # the tests are collected where it is missing, to be skipped
     from playwright.sync_api import Page
 
 SCRIPT = Path(__file__).with_name("page.js")
-SCHEDULE, APPLY, DECODE = "MoGAShotSchedule", "MoGAApply", "MoGADecodeToVideo"
+SCHEDULE, DECODE = "MoGAShotSchedule", "MoGADecodeToVideo"
+APPLY, APPLY_SHOTS = "MoGAApply", "MoGAApplyShots"
 SECONDS = 60
 
 
@@ -49,9 +51,13 @@ class ComfyPage:
         self._call("listen")
         self.console_errors.clear()  # of the frontend's own start
 
-    def open_workflow(self, workflow: Path) -> None:
-        """As File > Open: the names of its nodes are known when it is there."""
-        wanted = sorted(n["type"] for n in json.loads(workflow.read_text("utf-8"))["nodes"])
+    def open_workflow(self, workflow: Path, becomes: Mapping[str, str] | None = None) -> None:
+        """As File > Open: the names of its nodes are known when it is there.
+
+        becomes: types of nodes that the page replaces, and by which.
+        """
+        types = (n["type"] for n in json.loads(workflow.read_text("utf-8"))["nodes"])
+        wanted = sorted((becomes or {}).get(kind, kind) for kind in types)
         self._page.locator("#comfy-file-input").set_input_files(workflow)
         self._wait(
             "wanted => JSON.stringify(app.graph.nodes.map(n => n.type).sort()) === wanted",
@@ -76,6 +82,10 @@ class ComfyPage:
     def widgets(self) -> dict[str, dict[str, Any]]:
         """The values of all widgets: {type: {widget: value}}."""
         return self._call("values")
+
+    def sources(self, kind: str) -> dict[str, str]:
+        """What its inputs are connected to: {input: type of the node}."""
+        return self._call("sources", kind)
 
     def disconnect(self, kind: str, name: str) -> None:
         self._call("disconnect", kind, name)
@@ -154,6 +164,35 @@ class ComfyPage:
     def marked_nodes(self) -> list[str]:
         """Types of the nodes that are framed in red."""
         return self._call("marked")
+
+    def do(self, name: str, *values: Any) -> Any:
+        """Call a function of page.js."""
+        return self._call(name, *values)
+
+    def command(self, name: str) -> None:
+        """One of the page's commands, by its id."""
+        self._page.evaluate(f"app.extensionManager.command.execute('{name}')")
+
+    def press(self, keys: str) -> None:
+        self._page.keyboard.press(keys)
+
+    def mouse_up(self) -> None:
+        self._page.mouse.up()
+
+    @contextlib.contextmanager
+    def without(self, address: str) -> Iterator[None]:
+        """As if the server were not there, for an address such as `**/moga/*`."""
+        self._page.route(address, lambda route: route.abort())
+        yield
+        self._page.unroute(address)
+
+    def graph(self) -> dict[str, Any]:
+        """What Save would write."""
+        return self._page.evaluate("app.graph.serialize()")
+
+    def timeline(self, which: int = 0) -> Timeline:
+        """That of a schedule, by its place among those in the graph that is shown."""
+        return Timeline(self._page, which)
 
     def screenshot(self, path: Path) -> None:
         self._page.screenshot(path=path)
