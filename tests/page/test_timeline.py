@@ -107,6 +107,13 @@ def test_the_node_keeps_its_size(page, timeline):
 
 
 @both_designs
+def test_the_wheel_over_it_zooms_the_canvas(page, timeline):
+    scale = page.do("scale")
+    timeline.wheel(-300)
+    assert soon(lambda: page.do("scale") > scale)
+
+
+@both_designs
 def test_a_cut_is_dragged_at_every_zoom_and_width(page, timeline):
     for scale, size in ((2, (640, 900)), (0.4, (640, 900)), (1, (320, 500))):
         page.do("resize", *size)

@@ -8,10 +8,8 @@ const inputOf = (node, name) =>
 
 export const isLinked = (node, name) => inputOf(node, name)?.link != null;
 
-// Where the shots come from another node: from a text that is linked, or from nodes that are wired.
-export const hasOtherSource = (node) =>
-  isLinked(node, "script") ||
-  Boolean(node.inputs?.some(({ type, link }) => type === "MOGA_SHOTS" && link != null));
+// Whether the shots come from another node: from a text that is linked, or from Shot nodes.
+export const hasOtherSource = (node) => isLinked(node, "script") || isLinked(node, "chain");
 
 // What the last run drew of what reached the node; null before one.
 export function lastRun(node) {

@@ -1,6 +1,7 @@
 // One timeline on one node. It keeps nothing: the text box says what is drawn, and the server how.
 import { Asker } from "./ask.js";
 import { Bar } from "./bar.js";
+import { handOn } from "./canvas.js";
 import { chain, hasOtherSource, lastRun, question, watch, widgetOf, writeScript } from "./schedule.js";
 import { LineMark, selectLine, textBox } from "./text_box.js";
 
@@ -19,6 +20,7 @@ export function refreshAll() {
 export function addTimeline(node) {
   loadStyle();
   const timeline = new Timeline(node);
+  handOn(timeline.bar.element);
   // A type of its own: where a graph is put back as it was (undo, another tab), Nodes 2.0 goes on
   // to show the element of the node before, if that had a widget of the same name and type.
   const type = `moga_timeline_${++made}`;
