@@ -1,4 +1,4 @@
-// What a person does over our element but means for the canvas: zoom, and pan with the wheel pressed.
+// What is done over our element but meant for the canvas: zoom, and pan with the wheel pressed.
 import { app } from "../../../scripts/app.js";
 
 // Nodes 2.0 hands both on by itself.

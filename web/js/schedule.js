@@ -13,15 +13,17 @@ export const hasOtherSource = (node) => isLinked(node, "script") || isLinked(nod
 
 // What the last run drew of what reached the node; null before one.
 export function lastRun(node) {
-  const inside = node.graph && node.graph !== app.rootGraph && node.graph !== app.graph?.rootGraph;
-  const key = inside && node.graph.id ? `${node.graph.id}:${node.id}` : String(node.id);
-  const outputs = app.nodeOutputs ?? {};
-  return (outputs[key] ?? outputs[node.id])?.timeline?.[0] ?? null;
+  const key = node.graph === app.rootGraph ? node.id : `${node.graph?.id}:${node.id}`;
+  return app.nodeOutputs?.[key]?.timeline?.[0] ?? null;
 }
 
 export function question(node) {
-  const fps = isLinked(node, "fps") ? lastRun(node)?.fps : widgetOf(node, "fps")?.value;
-  return { script: String(widgetOf(node, "script")?.value ?? ""), fps: fps ?? 16, latent: latent(node) };
+  const typed = widgetOf(node, "fps")?.value ?? 16;
+  return {
+    script: String(widgetOf(node, "script")?.value ?? ""),
+    fps: (isLinked(node, "fps") && lastRun(node)?.fps) || typed,
+    latent: latent(node),
+  };
 }
 
 // The node that makes a latent of our length, with the size that it makes; null if none is wired.
@@ -54,7 +56,8 @@ export function watch(node, changed) {
     const widget = widgetOf(node, name);
     if (widget) chain(widget, "callback", changed);
   }
-  for (const name of ["onConfigure", "onConnectionsChange", "onExecuted"]) chain(node, name, changed);
+  const events = ["onConfigure", "onConnectionsChange", "onExecuted"];
+  for (const name of events) chain(node, name, changed);
 }
 
 export function chain(object, name, then) {

@@ -2,12 +2,20 @@
 import { Asker } from "./ask.js";
 import { Bar } from "./bar.js";
 import { handOn } from "./canvas.js";
-import { chain, hasOtherSource, lastRun, question, watch, widgetOf, writeScript } from "./schedule.js";
+import {
+  chain,
+  hasOtherSource,
+  lastRun,
+  question,
+  watch,
+  widgetOf,
+  writeScript,
+} from "./schedule.js";
 import { LineMark, selectLine, textBox } from "./text_box.js";
 
 const HEIGHT = 96; // as in timeline.css
 const MARGIN = 10; // that ComfyUI leaves around an element on a node
-const NOT_RUN = "The script comes from another node: it is drawn here after a run.";
+const NOT_RUN = "The shots come from another node: they are drawn here after a run.";
 const AWAY = "No timeline: the server does not answer. What is typed counts all the same.";
 
 const onPage = new Set();
@@ -115,6 +123,7 @@ class Timeline {
       if (stale || hasOtherSource(this.#node)) return this.refresh();
       if (!answer?.timeline) return this.#show(answer);
       writeScript(this.#node, answer.script);
+      this.#drawn = ""; // draw anew, even if the text is as it was
       this.refresh();
       if (edit.add) requestAnimationFrame(() => this.#selectNew(answer.timeline.shots.at(-1)));
     });
