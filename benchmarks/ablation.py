@@ -15,7 +15,7 @@ the same from shot to shot if shots see each other. VAE and text encoder are tho
     load         largest and smallest group's share of tokens, mean over layers, and its entropy
 
 Then MoGA is put into each dense model, with random routers: its loss before the first step beside
-the dense one, and the steps until it is back there.
+the dense one, and how far it is from the dense model that was trained on as long.
 """
 
 from __future__ import annotations
@@ -54,13 +54,19 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "mean, no balance loss": [*MEAN, "--objective.balance", "0"],
 }
-# MoGA in a dense model: the stages, and settings of it.
+# Going on from a dense model: the stages, and settings of it. The first is the control.
 STARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    DENSE: (("full",), ("--model.attention", "dense")),
     "union, M=4": (("full",), ()),
     "mean, M=4": (("full",), MEAN),
     "mean, M=4, routers first": (("routers", "full"), MEAN),
     "union, M=16": (("full",), ("--moga.groups", "16")),
     "mean, M=16": (("full",), (*MEAN, "--moga.groups", "16")),
+}
+# Learning rates of that: one for a model that may move far, one that stays close to its weights.
+RATES = {
+    "2e-4 constant": {"lr": 2e-4, "schedule": "constant_with_warmup"},
+    "6e-5 cosine": {"lr": 6e-5, "schedule": "cosine"},
 }
 CONFIG = """
 workers = 1
@@ -125,7 +131,8 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(one, work, *job, options) for job in jobs]
         pictures = [run.result() for run in runs]
-        starts = [pool.submit(start, work, how, s, options) for s in dense for how in STARTS]
+        ways = [(how, rate, seed) for seed in dense for rate in RATES for how in STARTS]
+        starts = [pool.submit(start, work, *way, options) for way in ways]
         beginnings = [run.result() for run in starts]
     machine = {"command": command_line(), **about(), "films": options.films}
     text = report(machine, pictures, beginnings)
@@ -226,30 +233,27 @@ def one(work: Path, name: str, seed: int, options: argparse.Namespace) -> dict[s
     return {"variant": name, "seed": seed, **json.loads(kept.read_text())}
 
 
-def start(work: Path, how: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Go on from a dense model with MoGA, as STARTS says."""
+def start(
+    work: Path, how: str, rate: str, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Go on from a dense model, as STARTS and RATES say."""
     (stages, words), model = STARTS[how], folder(work, DENSE, seed)
-    steps = options.start_steps // len(stages)
-    text = config(options, warmup=20, ema=0, schedule="constant_with_warmup", loss_every=20)
+    steps, given = options.start_steps // len(stages), RATES[rate]
+    text = config(options, warmup=20, ema=0, schedule=given["schedule"], loss_every=20)
     text += f'[model]\nfile = "{model / "model.safetensors"}"\n'
-    text += "".join(
-        STAGE.format(name=t, train=t, steps=steps, lr=2e-4, batch=options.batch) for t in stages
-    )
-    out = folder(work, f"start-{how}", seed)
+    stage = {"steps": steps, "lr": given["lr"], "batch": options.batch}
+    text += "".join(STAGE.format(name=t, train=t, **stage) for t in stages)
+    out = folder(work, f"start-{how}-{rate}", seed)
     weights = contents(model / "model.safetensors")
     begin(out, {**defined(options), "start_steps": options.start_steps, "dense": weights})
     path = out.with_suffix(".toml")
     path.write_text(text)
-    given = ["--seed", seed, "--save.folder", out, *words, *options.words.split()]
-    run("-m", "moga.train", path, *given)
+    more = ["--seed", seed, "--save.folder", out, *words, *options.words.split()]
+    run("-m", "moga.train", path, *more)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "validation" in row]
-    dense = rows[0]["dense"]
     curve = [(row["stage"] * steps + row["step"], row["validation"]) for row in rows]
-    back = next((step for step, loss in curve if loss <= dense), None)
-    at_start = rows[0]["validation"] / dense
-    return {"start": how, "seed": seed, "dense": dense, "at_start": at_start, "back": back,
-            "losses": curve}  # fmt: skip
+    return {"start": how, "rate": rate, "seed": seed, "losses": curve}
 
 
 def run(*words: object) -> str:
@@ -287,17 +291,34 @@ def report(
         mine = [run for run in runs if run["variant"] == name]
         cells = [cell([run[c] for run in mine if c in run]) for c in columns]
         lines.append(f"| {name} | {len(mine)} | " + " | ".join(cells) + " |")
-    if starts:
-        lines += ["", "MoGA put into the dense model:", ""]
-        lines += ["| start | seed | dense loss | loss at step 0 | steps until back | last loss |"]
-        lines += ["|" + " --- |" * 6]
-    for row in starts:
-        back = "not within the run" if row["back"] is None else row["back"]
-        cells = [row["start"], row["seed"], f"{row['dense']:.4f}", f"{row['at_start']:.2f} x dense"]
-        lines.append(
-            "| " + " | ".join(map(str, [*cells, back, f"{row['losses'][-1][1]:.4f}"])) + " |"
-        )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *beginnings(starts), ""])
+
+
+def beginnings(starts: list[dict[str, Any]]) -> list[str]:
+    """A table for each learning rate: losses over that of the dense model as it was."""
+    lines = []
+    for rate in dict.fromkeys(row["rate"] for row in starts):
+        rows = [row for row in starts if row["rate"] == rate]
+        steps = [step for step, _ in rows[0]["losses"]]
+        steps = [steps[round(i * (len(steps) - 1) / 5)] for i in range(6)]
+        lines += [
+            "",
+            f"Going on from the dense model, learning rate {rate}, loss over its own:",
+            "",
+        ]
+        lines.append("| start | seed | " + " | ".join(f"step {step}" for step in steps) + " |")
+        lines.append("|" + " --- |" * (len(steps) + 2))
+        for row in rows:
+            losses, control = dict(row["losses"]), _control(rows, row["seed"])
+            cells = [f"{losses[step] / control:.3f}" for step in steps]
+            lines.append("| " + " | ".join([row["start"], str(row["seed"]), *cells]) + " |")
+    return lines
+
+
+def _control(rows: list[dict[str, Any]], seed: int) -> float:
+    """The dense model's loss before it goes on."""
+    (row,) = (row for row in rows if row["start"] == DENSE and row["seed"] == seed)
+    return row["losses"][0][1]
 
 
 def cell(values: list[float]) -> str:

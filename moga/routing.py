@@ -74,6 +74,19 @@ class TokenRouter(nn.Linear):
         return route(x, lambda part: F.linear(part, weight, bias))
 
 
+def random_routers(
+    dim: int, groups: int, blocks: int, seed: int = 0
+) -> dict[int, dict[str, Tensor]]:
+    """Routers as a training starts with, by block: {"weight": (M, C), "bias": (M,)}."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = [TokenRouter(dim, groups, device="cpu") for _ in range(blocks)]
+    return {
+        block: {name: tensor.detach() for name, tensor in router.named_parameters()}
+        for block, router in enumerate(made)
+    }
+
+
 def route(x: Tensor, score: Callable[[Tensor], Tensor]) -> Routing:
     """Route x (B, L, C) by `score`, a map from float32 (B, l, C) to (B, l, M).
 

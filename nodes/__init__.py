@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..moga.hosts.comfyui.route import add_route
-from .apply import MoGAApply
+from .apply import MoGAApply, MoGAApplyShots
 from .decode import MoGAChunkedDecode, MoGADecodeToVideo
+from .inspection import MoGAInspect
 from .loaders import MoGALoadDiffusionModel, MoGALoadRouters
 from .schedule import MoGAShotSchedule
+from .shot import MoGAShot
 
 
 class MoGAExtension(ComfyExtension):
@@ -15,7 +17,10 @@ class MoGAExtension(ComfyExtension):
             MoGALoadDiffusionModel,
             MoGALoadRouters,
             MoGAApply,
+            MoGAApplyShots,
+            MoGAInspect,
             MoGAShotSchedule,
+            MoGAShot,
             MoGAChunkedDecode,
             MoGADecodeToVideo,
         ]

@@ -19,7 +19,7 @@ from ..moga.hosts.comfyui.save import (
 from ..moga.hosts.comfyui.vae import decode_images, plan_decode, tile_problem
 from ..moga.video.ffmpeg import find_ffmpeg
 from ..moga.video.formats import FORMATS, trial
-from .types import MogaShots
+from .types import ADVANCED, MogaShots, also_found_as
 
 CATEGORY = "MoGA/decode"
 
@@ -47,6 +47,7 @@ def tile_inputs() -> list[io.Input]:
                 "tiles where whole frames don't fit the card; the picture is then approximate, and "
                 "seams may show."
             ),
+            **ADVANCED,
         ),
         io.Int.Input(
             "tile_overlap",
@@ -56,6 +57,7 @@ def tile_inputs() -> list[io.Input]:
             step=16,
             optional=True,
             tooltip="Pixels over which neighbouring tiles are blended; at most half of tile_size.",
+            **ADVANCED,
         ),
     ]
 
@@ -85,6 +87,7 @@ class MoGAChunkedDecode(io.ComfyNode):
                     tooltip="All frames in order; the videos of a batch follow one another.",
                 )
             ],
+            **also_found_as("vae decode", "streamed decode", "long video"),
         )
 
     @classmethod
@@ -159,6 +162,7 @@ def _file_inputs() -> list[io.Input]:
                 "Put the workflow into the file, so that dropping it on the canvas brings "
                 "the graph back. Turn it off for files that you give away."
             ),
+            **ADVANCED,
         ),
         io.Boolean.Input(
             "keep_latent",
@@ -168,6 +172,7 @@ def _file_inputs() -> list[io.Input]:
                 "Keep the latent file beside the video. It is always written before "
                 "decoding begins; off removes it once the video is complete."
             ),
+            **ADVANCED,
         ),
         io.Boolean.Input(
             "file_per_shot",
@@ -216,6 +221,7 @@ class MoGADecodeToVideo(io.ComfyNode):
                 )
             ],
             is_output_node=True,
+            **also_found_as("save video", "video combine", "vae decode", "mp4"),
         )
 
     def __init__(self) -> None:

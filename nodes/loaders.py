@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..moga.hosts.comfyui import load_diffusion_model, load_routers
 from ..moga.hosts.comfyui.errors import as_value_error
-from .types import MogaRouters
+from .types import MogaRouters, also_found_as
 
 _WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -43,6 +43,7 @@ class MoGALoadDiffusionModel(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, carrying its routers.")],
+            **also_found_as("load moga checkpoint", "unet loader"),
         )
 
     @classmethod
@@ -69,6 +70,7 @@ class MoGALoadRouters(io.ComfyNode):
                 ),
             ],
             outputs=[MogaRouters.Output(tooltip="Connect to routers of Apply MoGA.")],
+            **also_found_as("moga adapter"),
         )
 
     @classmethod

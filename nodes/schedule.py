@@ -1,20 +1,27 @@
 """The node that turns a script of shots into conditioning."""
 
 import uuid
+from enum import Enum
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..moga.hosts.comfyui import encode_shots
+from ..moga.hosts.comfyui import encode_negative, encode_shots
 from ..moga.hosts.comfyui.errors import as_value_error
 from ..moga.hosts.comfyui.timeline import picture
 from ..moga.pictures.timeline import draw_timeline
-from ..moga.shots import DEFAULT_SCRIPT, ShotList
-from .types import MogaShots, shown_from_cache
+from ..moga.shots import DEFAULT_SCRIPT, ShotChain, ShotList
+from .types import MogaShotChain, MogaShots, also_found_as, shown_from_cache
 
 _FASTEST = 120.0  # frames per second
 _PICTURE_WIDTH = 1280  # pixels: twice the node's in the shipped workflows, to be sharp close up
+
+
+class _Link(Enum):
+    """What `validate_inputs` gets for a link is None, so that None means one."""
+
+    NONE = "no link"
 
 
 class MoGAShotSchedule(io.ComfyNode):
@@ -32,8 +39,9 @@ class MoGAShotSchedule(io.ComfyNode):
                     "script",
                     multiline=True,
                     default=DEFAULT_SCRIPT,
-                    tooltip="One shot per line: [4s] or [97f], then its text. A line 'global: ...' "
-                    "before the first shot is put in front of every shot's text. JSON works too.",
+                    tooltip="One shot per line: [4s] or [97f], then its text. Before the first "
+                    "shot, 'global: ...' is put in front of every shot's text, and 'negative: ...' "
+                    "is what none should show. JSON works too.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -43,6 +51,12 @@ class MoGAShotSchedule(io.ComfyNode):
                     step=0.01,
                     tooltip="Frames per second the model was made for: 16 for Wan 2.1 and Wan 2.2 "
                     "14B, 24 for Wan 2.2 5B. Turns seconds into frames.",
+                ),
+                MogaShotChain.Input(
+                    "chain",
+                    optional=True,
+                    tooltip="The last of a chain of Shot nodes: its shots are used instead of the "
+                    "script.",
                 ),
             ],
             outputs=[
@@ -55,14 +69,28 @@ class MoGAShotSchedule(io.ComfyNode):
                     tooltip="Frames of the whole video: connect to the length of the node that "
                     "makes the latent.",
                 ),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="The text of the script's 'negative: ...', which every shot reads; "
+                    "empty text without one.",
+                ),
+                io.Float.Output(
+                    display_name="fps",
+                    tooltip="Connect to fps of the node that saves the video.",
+                ),
             ],
             **shown_from_cache(),
+            **also_found_as(
+                "multi-shot", "shot list", "prompt schedule", "prompt travel", "timeline"
+            ),
         )
 
     @classmethod
-    def validate_inputs(cls, script: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, script: str | None = None, chain: _Link | None = _Link.NONE
+    ) -> bool | str:
         """Refuse a script that no fps can mend: ComfyUI repeats what is said for each argument."""
-        if script is None:  # it comes from another node
+        if script is None or chain is None:  # it comes from another node
             return True
         problem = ""
         for fps in (16, _FASTEST):
@@ -75,15 +103,18 @@ class MoGAShotSchedule(io.ComfyNode):
 
     @classmethod
     @as_value_error
-    def execute(cls, clip: object, script: str, fps: float) -> io.NodeOutput:
-        shots = ShotList.parse(script, fps)
-        # The last for the page's timeline, where the script comes from another node.
+    def execute(
+        cls, clip: object, script: str, fps: float, chain: ShotChain | None = None
+    ) -> io.NodeOutput:
+        shots = ShotList.parse(script, fps) if chain is None else chain.at(fps)
+        positive, negative = encode_shots(clip, shots), encode_negative(clip, shots)
+        # The last for the page's timeline, where the script comes from other nodes.
         shown = {
             **_preview(shots).as_dict(),
             "text": (shots.table(),),
             "timeline": (picture(shots),),
         }
-        return io.NodeOutput(encode_shots(clip, shots), shots, shots.frames, ui=shown)
+        return io.NodeOutput(positive, shots, shots.frames, negative, float(shots.fps), ui=shown)
 
 
 def _preview(shots: ShotList) -> ui.SavedImages:

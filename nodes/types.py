@@ -8,8 +8,24 @@ from comfyui_version import __version__
 
 MogaShots = io.Custom("MOGA_SHOTS")
 MogaRouters = io.Custom("MOGA_ROUTERS")
+MogaShotChain = io.Custom("MOGA_SHOT_CHAIN")  # shots that have no frame rate yet
 
 _SHOWS_PARTIAL_REFUSALS = (0, 33)
+
+
+def _known(function: Any, **options: Any) -> dict[str, Any]:
+    """Those of the options that this version's function takes."""
+    takes = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in takes}
+
+
+# For inputs that few need: folded away where the page can.
+ADVANCED = _known(io.Int.Input, advanced=True)
+
+
+def also_found_as(*names: str) -> dict[str, Any]:
+    """Options of a Schema whose node other words find in the page's search."""
+    return _known(io.Schema, search_aliases=list(names))
 
 
 def shown_from_cache() -> dict[str, Any]:
@@ -23,5 +39,4 @@ def shown_from_cache() -> dict[str, Any]:
     version = tuple(int(part) for part in __version__.split(".")[:2])
     if version >= _SHOWS_PARTIAL_REFUSALS:
         return {"is_output_node": True}
-    known = "has_intermediate_output" in inspect.signature(io.Schema).parameters
-    return {"has_intermediate_output": True} if known else {}
+    return _known(io.Schema, has_intermediate_output=True)

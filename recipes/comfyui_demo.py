@@ -56,7 +56,7 @@ def run_workflow(comfyui: Path, base: Path, **changes: Any) -> Path:
     prompt = api_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.nodes)
     with as_small_as(install(server)):
         script = SCRIPT.read_text(encoding="utf-8")
-        shown = {"width": 160, "height": 96, "steps": 20, "cfg": 3.0, "shift": 3.0, "text": ""}
+        shown = {"width": 160, "height": 96, "steps": 20, "cfg": 3.0, "shift": 3.0}
         server.run(small(prompt, **{**shown, "script": script, **changes}))
     (video,) = server.output_dir.rglob("*.mp4")
     return video

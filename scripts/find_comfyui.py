@@ -41,6 +41,13 @@ def is_comfyui(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("main.py", "nodes.py", "comfyui_version.py"))
 
 
+def find_pack(name: str) -> Path | None:
+    """Another pack that tests of working together use, beside a ComfyUI or in it."""
+    places = [Path("~/comfy/packs"), *(root / "custom_nodes" for root in find_comfyuis())]
+    folders = (place.expanduser() / name for place in places)
+    return next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
+
+
 def read_version(root: Path) -> tuple[int, ...]:
     """Version of the ComfyUI in ``root``, as in (0, 33, 0)."""
     text = (root / "comfyui_version.py").read_text(encoding="utf-8")

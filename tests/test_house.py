@@ -16,13 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors", "wan"),
     ("files", "config"),
-    ("tensor_file", "layout", "routing"),
+    ("tensor_file", "layout", "routing", "blocks"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),
+    ("diagnostics",),
     ("video", "pictures"),
     ("data",),
     ("hosts.comfyui", "hosts.diffusers"),
     ("generate", "train", "nodes"),
+    ("inspect",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMFYUI = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server")
@@ -30,8 +32,8 @@ HOSTS = (*COMFYUI, "diffusers", "transformers")
 # Never loaded by an import of ours, only by what asks for them.
 OPTIONAL = ("triton", "flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention")
 DOORS = ("attention", "checkpoint", "config", "data.rows", "data.storyboard", "flops", "generate",
-         "kernels", "layout", "pictures.timeline", "routing", "shots", "train", "vae.decode",
-         "video")  # fmt: skip
+         "inspect", "kernels", "layout", "pictures.timeline", "routing", "shots", "train",
+         "vae.decode", "video")  # fmt: skip
 
 
 def name_of(path):
@@ -108,7 +110,7 @@ def test_only_hosts_know_hosts(module):
     here, known = room_of(module), {name.partition(".")[0] for name in imports(module)}
     if here.startswith("hosts."):
         assert not known & set(COMFYUI if here.endswith("diffusers") else HOSTS[len(COMFYUI) :])
-    elif here not in ("generate", "train"):
+    elif here not in ("generate", "inspect", "train"):
         assert not known & set(HOSTS)
     else:
         assert not known & set(COMFYUI)

@@ -60,31 +60,34 @@ def visible(
     routing: Routing | None,
     layout: VideoLayout,
     config: MoGAConfig,
+    keys: Tensor | None = None,
 ) -> Tensor:
-    """Which keys the queries see in one branch, (B, Q, L) bool; B is 1 where samples don't differ.
+    """Which keys the queries see in one branch, (B, Q, K) bool; B is 1 where samples don't differ.
 
-    branch: "routed", "windows" or "frames". queries: (Q,) int64 token numbers.
+    branch: "routed", "windows" or "frames". queries: (Q,) int64 token numbers, and keys: (K,); all
+    L where they are None.
     """
+    if keys is None:
+        keys = torch.arange(layout.tokens, device=queries.device)
     if branch == "routed":
-        return routing.group[:, queries, None] == routing.group[:, None, :]
-    everyone = torch.arange(layout.tokens, device=queries.device)
+        return routing.group[:, queries, None] == routing.group[:, None, keys]
     if branch == "frames":
-        return (queries[:, None] // layout.frame_tokens == everyone // layout.frame_tokens)[None]
-    seen = torch.zeros(len(queries), layout.tokens, dtype=torch.bool, device=queries.device)
-    for window in windows(layout, config):
-        asking, asked = (
-            _within(tokens, layout, (frames, window.rows, window.columns))
-            for tokens, frames in ((queries, window.frames), (everyone, window.key_frames))
+        return (queries[:, None] // layout.frame_tokens == keys // layout.frame_tokens)[None]
+    places = torch.stack(_places(queries, layout))
+    boxes = torch.zeros(len(queries), 3, 2, dtype=torch.int64, device=queries.device)
+    for window in windows(layout, config):  # every query lies in one
+        area = torch.tensor((window.frames, window.rows, window.columns), device=queries.device)
+        inside = ((places >= area[:, :1]) & (places < area[:, 1:])).all(dim=0)
+        boxes[inside] = torch.tensor(
+            (window.key_frames, window.rows, window.columns), device=queries.device
         )
-        seen |= asking[:, None] & asked
+    seen = torch.ones(len(queries), len(keys), dtype=torch.bool, device=queries.device)
+    for place, bounds in zip(_places(keys, layout), boxes.unbind(1), strict=True):
+        seen &= (place >= bounds[:, :1]) & (place < bounds[:, 1:])
     return seen[None]
 
 
-def _within(tokens: Tensor, layout: VideoLayout, box: tuple[tuple[int, int], ...]) -> Tensor:
-    """Which tokens lie in a box of (start, stop) frames, rows and columns."""
+def _places(tokens: Tensor, layout: VideoLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """Frame, row and column of each token."""
     in_frame = tokens % layout.frame_tokens
-    places = (tokens // layout.frame_tokens, in_frame // layout.width, in_frame % layout.width)
-    inside = torch.ones_like(tokens, dtype=torch.bool)
-    for place, (start, stop) in zip(places, box, strict=True):
-        inside &= (place >= start) & (place < stop)
-    return inside
+    return tokens // layout.frame_tokens, in_frame // layout.width, in_frame % layout.width

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint import DTYPES
 from ..errors import MogaError
@@ -40,7 +41,7 @@ class Options:
     image: Path | None
     latents: Path | None
     contact_sheet: Path | None
-    negative: str
+    negative: str | None
     width: int
     height: int
     fps: str
@@ -66,7 +67,14 @@ class Options:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read a command line. Exits as argparse does on a bad one; raises UsageError, BackendError."""
-    given = vars(parser().parse_args(arguments))
+    options = options_of(vars(parser().parse_args(arguments)))
+    _check_places(options)
+    check(options)
+    return options
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """The options of `parser`, by name, together. Raises UsageError."""
     high = given.pop("model_high")
     both, none = given["model"] and high, not (given["model"] or high)
     if both or (none and given["latents"] is None):
@@ -75,9 +83,7 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UsageError("--model-high and --model-low belong together; give both, or --model.")
     given["model"] = given["model"] or high
     given["width"], given["height"] = _size(given.pop("size"))
-    options = Options(**given)
-    _check(options)
-    return options
+    return Options(**given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     file("--contact-sheet", help="also write a picture with some frames of every shot")
 
     film = _adder(top.add_argument_group("film"))
-    film("--negative", default="", metavar="TEXT", help="what to avoid")
+    film("--negative", metavar="TEXT", help="what to avoid, instead of the script's negative:")
     film("--size", default="832x480", metavar="WxH", help="pixels (default: %(default)s)")
     film(
         "--fps", default="16", help="frames per second (default: %(default)s; 24 for the 5B model)"
@@ -149,9 +155,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _check(options: Options) -> None:
-    """What can be judged without opening a file."""
-    _check_places(options)
+def check(options: Options) -> None:
+    """What can be judged without opening a file, apart from places. Raises UsageError."""
     ranges = {"steps": (1, 1000), "shift": (0.01, 100), "cfg": (0, 100), "cfg_low": (0, 100)}
     for name, (low, high) in ranges.items():
         value = getattr(options, name)

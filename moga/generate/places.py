@@ -50,8 +50,14 @@ def prove(options: Options) -> None:
         if options.latents is None:
             _try(options.latents_out)
     if options.contact_sheet is not None:
-        with _refusing("--contact-sheet", options.contact_sheet):
-            _try(options.contact_sheet)
+        prove_files("--contact-sheet", options.contact_sheet)
+
+
+def prove_files(flag: str, *paths: Path) -> None:
+    """Write and remove a file under each name. Raises UsageError, which names `flag`."""
+    for path in paths:
+        with _refusing(flag, path):
+            _try(path)
 
 
 def save_latents(options: Options, latents: Tensor, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class Plan:
     embeddings: Embeddings | None = None
     latents: Tensor | None = None
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the film's latents, (1, C, t, h, w)."""
+        return _latent_shape(self.options, self.models, self.layout)
+
     def text(self) -> str:
         """The plan for reading."""
         layout = self.layout
@@ -55,6 +61,8 @@ class Plan:
         ]
         if self.picture is not None:
             lines.append(f"image     {self.picture.said}")
+        if self.shots.negative and self.latents is None:
+            lines.append(f"negative  {self._negative()}")
         for transformer in self.models.transformers:
             if transformer.moga is None:
                 share = "dense, by --attention dense"
@@ -67,12 +75,31 @@ class Plan:
         lines += [f"disk      {latents} latents, up to {video} video"]
         return "\n".join(lines)
 
+    def _negative(self) -> str:
+        """Where a script with a negative has it from, as there may be others."""
+        if self.embeddings is not None:
+            return f"as encoded in {self.options.embeddings.name}, not the script's"
+        if self.options.negative is not None:
+            return "from --negative; the script's is not used"
+        return "from the script"
+
 
 def make_plan(options: Options) -> Plan:
+    """`fit`, and that there is a place for the film, which is proved by writing there."""
+    plan = fit(options)
+    if options.latents is None and os.path.lexists(options.latents_out):
+        raise UsageError(f"{options.latents_out} exists already; choose another --out.")
+    prove(options)  # better missed now than after sampling, like room and the program
+    _check_disk(plan)
+    find_ffmpeg()
+    return plan
+
+
+def fit(options: Options) -> Plan:
     """Read the script and the headers of all files, and hold them against each other.
 
-    That there is a place for the film is proved by writing there. Raises ShotScriptError,
-    ShotMismatchError, UsageError, CheckpointError and ConfigError, each with one sentence.
+    Raises ShotScriptError, ShotMismatchError, UsageError, CheckpointError and ConfigError, each
+    with one sentence.
     """
     shots = ShotList.read(options.script, options.fps)
     models = open_models(options)
@@ -81,35 +108,27 @@ def make_plan(options: Options) -> Plan:
     picture = None
     if options.image is not None:
         picture = open_picture(options.image, options.width, options.height)
-    channels, frames = models.vae.channels, layout.frames
-    height, width = options.height // models.vae.stride, options.width // models.vae.stride
-    sampled = 4 * channels * frames * height * width
+    shape = _latent_shape(options, models, layout)
     pixels = shots.frames * options.height * options.width
     embeddings = latents = None
     if options.latents is not None:
-        latents = _latents(options.latents, (1, channels, frames, height, width))
-    elif os.path.lexists(options.latents_out):
-        raise UsageError(f"{options.latents_out} exists already; choose another --out.")
+        latents = saved_latents(options.latents, shape)
     elif options.embeddings is not None:
         embeddings = _embeddings(options, len(shots.shots), models.first.config["text_dim"])
     else:
         check_lengths(models.pipeline.text_encoder.tokenizer, shots.texts)
-    plan = Plan(
+    return Plan(
         options,
         shots,
         models,
         layout,
         estimate(options, models, layout),
-        0 if options.latents else sampled,
+        0 if options.latents else 4 * math.prod(shape),
         int(pixels * _VIDEO_BITS_PER_PIXEL / 8),
         picture,
         embeddings,
         latents,
     )
-    prove(options)  # better missed now than after sampling, like room and the program
-    _check_disk(plan)
-    find_ffmpeg()
-    return plan
 
 
 def _check_experts(options: Options, models: Models) -> None:
@@ -149,12 +168,18 @@ def _layout(options: Options, shots: ShotList, models: Models) -> VideoLayout:
     return layout
 
 
+def _latent_shape(options: Options, models: Models, layout: VideoLayout) -> tuple[int, ...]:
+    stride = models.vae.stride
+    size = (options.height // stride, options.width // stride)
+    return (1, models.vae.channels, layout.frames, *size)
+
+
 def _whose(models: Models) -> str:
     return models.first.name if models.transformers else "Wan"
 
 
-def _latents(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Saved latents of that shape."""
+def saved_latents(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Latents of an earlier run, (1, C, t, h, w). Raises UsageError for another shape."""
     latents = read_latents(path)
     if latents.shape != shape:
         raise UsageError(

@@ -23,7 +23,7 @@ from ..hosts.diffusers import (
 from ..pictures.contact_sheet import ContactSheet
 from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
-from .options import DENSE, Options, UsageError
+from .options import DENSE, UsageError
 from .places import LatentsLostError, RunError, save_latents, words_of
 from .plan import Plan
 
@@ -47,13 +47,13 @@ def run(plan: Plan) -> Path:
 
 
 def _run(plan: Plan, device: torch.device) -> Path:
-    options, pipe = plan.options, _load(plan, device)
+    options, pipe = plan.options, load(plan, device)
     lost = None
     latents = plan.latents
     if latents is None:
         latents = sample(pipe, plan)
         try:
-            save_latents(options, latents, _settings(options, plan))
+            save_latents(options, latents, settings_of(plan))
             kept = f"saved {options.latents_out}, which --latents decodes with just the VAE"
             print(kept, flush=True)
         except LatentsLostError as error:
@@ -74,14 +74,7 @@ def sample(pipe: Any, plan: Plan) -> Tensor:
 
     Raises RunError at the first step whose values aren't numbers.
     """
-    options = plan.options
-    text: dict[str, Any] = {"negative_prompt": options.negative}
-    if plan.embeddings is not None:
-        given = plan.embeddings
-        text = {"embeddings": given.prompt, "negative_embeddings": given.negative}
-    inputs = shot_inputs(pipe, plan.shots, **text)
-    if plan.picture is not None:
-        inputs["image"] = plan.picture.image
+    options, inputs = plan.options, film_inputs(pipe, plan)
     if len(plan.models.transformers) > 1:
         inputs["guidance_scale_2"] = options.cfg if options.cfg_low is None else options.cfg_low
     pipe.set_progress_bar_config(desc="sampling", unit="step")
@@ -98,6 +91,19 @@ def sample(pipe: Any, plan: Plan) -> Tensor:
         callback_on_step_end_tensor_inputs=["latents"],
     ).frames
     return latents.float().cpu()
+
+
+def film_inputs(pipe: Any, plan: Plan) -> dict[str, Any]:
+    """What the pipeline is called with for the plan's shots, and its first frame if it has one."""
+    options = plan.options
+    text: dict[str, Any] = {"negative_prompt": options.negative}
+    if plan.embeddings is not None:
+        given = plan.embeddings
+        text = {"embeddings": given.prompt, "negative_embeddings": given.negative}
+    inputs = shot_inputs(pipe, plan.shots, **text)
+    if plan.picture is not None:
+        inputs["image"] = plan.picture.image
+    return inputs
 
 
 class _Watch:
@@ -168,7 +174,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _load(plan: Plan, device: torch.device) -> Any:
+def load(plan: Plan, device: torch.device) -> Any:
+    """The pipeline of a plan on its device, or ready to be moved there."""
     options = plan.options
     pipe = _decoder(plan) if plan.models.pipeline is None else _whole(plan)
     if options.offload == "model":
@@ -206,7 +213,8 @@ def _whole(plan: Plan) -> Any:
     return pipe
 
 
-def _settings(options: Options, plan: Plan) -> dict[str, Any]:
+def settings_of(plan: Plan) -> dict[str, Any]:
     """What the film was made from, for the header of the latents."""
+    options = plan.options
     given = {name: value for name, value in vars(options).items() if value is not None}
     return {**json.loads(json.dumps(given, default=str)), "shots": plan.shots.to_text()}

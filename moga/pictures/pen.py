@@ -64,6 +64,12 @@ class Pen:
         radius = min(radius * self.scale, (right - left) / 2)
         self.draw.rounded_rectangle((left, top, max(left, right), bottom), radius, fill=fill)
 
+    def frame(self, left: float, top: float, right: float, bottom: float, fill: str) -> None:
+        """The edge of a box, 3 wide."""
+        edges = tuple(v * self.scale for v in (left, top, right, bottom))
+        width = max(1, round(3 * self.scale))
+        self.draw.rounded_rectangle(edges, 4 * self.scale, outline=fill, width=width)
+
     def line(self, x0: float, y0: float, x1: float, y1: float, fill: str) -> None:
         points = [v * self.scale for v in (x0, y0, x1, y1)]
         self.draw.line(points, fill=fill, width=max(1, round(2 * self.scale)))

@@ -1,8 +1,8 @@
 """Lines that begin like more than caption text, but say what a script cannot.
 
-Taken for captions, `negative: blurry` would ask for what it means to forbid, and `Shot 2: ...`
-would melt into the shot before it. In English and Chinese, the languages of Wan's prompts (Chinese
-as escapes: checkers of packs read sources in cp1252).
+Taken for captions, `Negative prompt: blurry` would ask for what it means to forbid, and
+`Shot 2: ...` would melt into the shot before it. In English and Chinese, the languages of Wan's
+prompts (Chinese as escapes: checkers of packs read sources in cp1252).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ SETTINGS = (
     Setting(
         "negative|negative (prompt|caption)s?|neg prompt|"
         "(\u8d1f\u9762|\u8d1f\u5411|\u53cd\u5411)(\u63d0\u793a\u8bcd?)?",
-        "in ComfyUI connect a CLIP Text Encode to the sampler's negative, on the command line give "
-        "--negative.",
+        "begin a line before the first shot with negative: and its text.",
+        'write "negative" once, beside "shots".',
     ),
     Setting(
         "global|global (prompt|caption|text)|\u5168\u5c40(\u63d0\u793a\u8bcd?)?",

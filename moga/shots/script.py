@@ -26,6 +26,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 _LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')
 _COMMENT = re.compile(r"#(\s|$)")
 _DIRECTIVE = re.compile(r"(\w[\w-]*)\s*[:\uff1a]")
+_ONCE = ("global", "negative")  # directives: lines, and keys in JSON, that stand once
 _OPENING, CLOSING = "[\uff3b\u3010", re.compile("[\\]\uff3d\u3011]")
 _LOOKS_LIKE_NUMBER = re.compile(r"[-+\u2212~\u2248]?\s*[.,]?\d")
 
@@ -72,9 +73,9 @@ class Passage:
 
 @dataclass
 class Script:
-    """A script as read: the global caption ("" without one) and the shots, none of them checked."""
+    """A script as read: the texts of its directives, by name, and the shots; nothing is checked."""
 
-    global_caption: Any = ""
+    once: dict[str, Any] = field(default_factory=dict)
     shots: list[Passage] = field(default_factory=list)
 
 
@@ -98,10 +99,10 @@ def looks_like_json(text: str) -> bool:
 
 @dataclass
 class _Block:
-    """A run of lines opened by `global:` (no duration) or by a duration in brackets."""
+    """A run of lines opened by a directive such as `global:`, or by a duration in brackets."""
 
     line: int
-    duration: dict[str, Decimal]
+    opened: str | dict[str, Decimal]
     lines: list[str]
 
 
@@ -109,13 +110,13 @@ def _read_text(text: str) -> Script:
     script = Script()
     for block in _blocks(text):
         where, caption = f"script line {block.line}", " ".join(block.lines).strip()
-        if block.duration:
-            fields = {"caption": caption, **block.duration}
+        if isinstance(block.opened, dict):
+            fields = {"caption": caption, **block.opened}
             script.shots.append(Passage(where, fields, block.line))
         elif caption:
-            script.global_caption = caption
+            script.once[block.opened] = caption
         else:
-            problem = "global: is empty; write its text or remove the line."
+            problem = f"{block.opened}: is empty; write its text or remove the line."
             raise ShotScriptError(f"{where}: {problem}", block.line)
     return script
 
@@ -128,7 +129,7 @@ def _blocks(text: str) -> list[_Block]:
         if not line or _COMMENT.match(line):
             continue
         with located(f"script line {number}", number):
-            block = _open_shot(number, line) or _open_global(number, line, blocks)
+            block = _open_shot(number, line) or _open_once(number, line, blocks)
             refuse_durations(block.lines[0] if block else line)
             if block:
                 blocks.append(block)
@@ -164,28 +165,29 @@ def _open_shot(number: int, line: str) -> _Block | None:
         raise ShotScriptError(f"{show(f'[{inside}]')} {error}") from None
 
 
-def _open_global(number: int, line: str, blocks: list[_Block]) -> _Block | None:
-    """The global caption that `line` opens; None if the line does not begin with `global:`."""
+def _open_once(number: int, line: str, blocks: list[_Block]) -> _Block | None:
+    """The text that `line` opens with a directive; None if it begins with none."""
     match = _DIRECTIVE.match(line)
-    if not match or match[1].lower() != "global":
+    name = match[1].lower() if match else ""
+    if name not in _ONCE:
         return None
-    if blocks:
-        first = blocks[0]
-        fix = (
-            f"move it above the first shot (line {first.line})"
-            if first.duration
-            else f"merge it with the one on line {first.line}"
-        )
-        raise ShotScriptError(f"global: stands once, before the first shot; {fix}.")
-    return _Block(number, {}, [line[match.end() :]])
+    for block in blocks:
+        if block.opened == name:
+            fix = f"merge it with the one on line {block.line}"
+        elif isinstance(block.opened, dict):
+            fix = f"move it above the first shot (line {block.line})"
+        else:
+            continue
+        raise ShotScriptError(f"{name}: stands once, before the first shot; {fix}.")
+    return _Block(number, name, [line[match.end() :]])
 
 
 def _stray(line: str) -> ShotScriptError:
     """The error for a line that stands before the first shot and belongs to nothing."""
     if match := _DIRECTIVE.match(line):
         return ShotScriptError(
-            f"unknown directive {show(match[1] + ':')}; only global: exists, "
-            "so write global: or move the text behind a duration such as [4s]."
+            f"unknown directive {show(match[1] + ':')}; only global: and negative: exist, "
+            "so write one of them or move the text behind a duration such as [4s]."
         )
     return ShotScriptError(
         f"{show(line)} stands before the first shot; begin the line with a duration such as [4s], "
@@ -204,7 +206,7 @@ def _read_json(text: str) -> Script:
     document = _decode(text)
     if isinstance(document, _Object):
         with located("script"):
-            document = _fields(document, ("global", "shots"))
+            document = _fields(document, (*_ONCE, "shots"))
     else:
         document = {"shots": document}
     shots = document.get("shots", [])
@@ -214,7 +216,7 @@ def _read_json(text: str) -> Script:
     lines = lines if len(lines) == len(shots) else [None] * len(shots)
     numbered = enumerate(zip(shots, lines, strict=True), start=1)
     passages = [_read_shot(f"script shot {i}", shot, line) for i, (shot, line) in numbered]
-    return Script(document.get("global", ""), passages)
+    return Script({name: document[name] for name in _ONCE if name in document}, passages)
 
 
 def _decode(text: str) -> Any:

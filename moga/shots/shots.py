@@ -92,18 +92,21 @@ class ShotList:
     """The shots of one video, snapped to the latent grid. Plain data: hashable and comparable.
 
     `fps` may be given as int, float, Fraction or text (`"23.976"`, `"24000/1001"`) and is
-    stored exactly. `global_caption` is put before the text of every shot; "" means none. Raises
-    `ShotScriptError` for no shots, an fps outside 0.001 to 1000, or more than a million frames.
+    stored exactly. `global_caption` is put before the text of every shot, `negative` is what none
+    of them should show; "" means none. Raises `ShotScriptError` for no shots, an fps outside 0.001
+    to 1000, or more than a million frames.
     """
 
     shots: tuple[Shot, ...]
     fps: Fraction
     global_caption: str = ""
+    negative: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shots", tuple(self.shots))
         object.__setattr__(self, "fps", frame_rate(self.fps))
         object.__setattr__(self, "global_caption", _text(self.global_caption, "global caption"))
+        object.__setattr__(self, "negative", _text(self.negative, "negative"))
         if not self.shots:
             raise ShotScriptError(
                 "script has no shots; add a line such as: [4s] Wide shot. She crosses the street."
@@ -127,7 +130,8 @@ class ShotList:
             with located(passage.where, passage.line):
                 shots.append(Shot(**passage.fields))
                 shots[-1].wanted(fps)
-        return cls(tuple(shots), fps, script.global_caption)
+        once = script.once
+        return cls(tuple(shots), fps, once.get("global", ""), once.get("negative", ""))
 
     @classmethod
     def read(cls, path: Path, fps: Fraction | float | str) -> ShotList:
@@ -140,15 +144,23 @@ class ShotList:
 
     def to_text(self) -> str:
         """The text form: `parse(shots.to_text(), shots.fps) == shots`."""
-        first = [f"global: {self.global_caption}"] if self.global_caption else []
+        first = [f"{name}: {text}" for name, text in self._once()]
         lines = first + [f"[{shot.asked}] {shot.caption}" for shot in self.shots]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
         """The JSON form: `parse(shots.to_json(), shots.fps) == shots`."""
         shots = ",\n".join(f"    {_shot_json(shot)}" for shot in self.shots)
-        first = f'  "global": {_quoted(self.global_caption)},\n' if self.global_caption else ""
+        first = "".join(f'  "{name}": {_quoted(text)},\n' for name, text in self._once())
         return f'{{\n{first}  "shots": [\n{shots}\n  ]\n}}\n'
+
+    def _once(self) -> list[tuple[str, str]]:
+        """The texts that stand once in a script, by name, without those that are empty."""
+        return [
+            (name, text)
+            for name, text in (("global", self.global_caption), ("negative", self.negative))
+            if text
+        ]
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ class Validate(Section):
     loss_clips: Count = 8
     every: Annotated[int, Field(ge=0)] = Field(0, description="steps between films; 0 never")
     scripts: tuple[Path, ...] = Field((), description="shot scripts, rendered with the same seed")
-    negative: str = ""
+    negative: str = Field("", description="of all films, instead of their scripts' negative:")
     steps: Count = 30
     cfg: Annotated[float, Field(ge=0)] = 5.0
     seed: Annotated[int, Field(ge=0)] = 0

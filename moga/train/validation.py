@@ -68,8 +68,11 @@ class Film:
 
 def script_texts(settings: Settings) -> list[str]:
     """All texts that films need encoded."""
-    texts = [text for shots in _scripts(settings).values() for text in shots.texts]
-    return [*texts, settings.validation.negative] if texts else []
+    return [
+        text
+        for shots in _scripts(settings).values()
+        for text in (*shots.texts, _negative(settings, shots))
+    ]
 
 
 def films(settings: Settings, spec: CacheSpec) -> list[Film]:
@@ -79,11 +82,14 @@ def films(settings: Settings, spec: CacheSpec) -> list[Film]:
         tokens = settings.data.text_tokens
         return torch.stack([padded(load_text(text_file(spec, text)), tokens) for text in texts])
 
-    negative = settings.validation.negative
     return [
-        Film(name, shots, encoded(shots.texts), encoded([negative]))
+        Film(name, shots, encoded(shots.texts), encoded([_negative(settings, shots)]))
         for name, shots in _scripts(settings).items()
     ]
+
+
+def _negative(settings: Settings, shots: ShotList) -> str:
+    return settings.validation.negative or shots.negative
 
 
 def _scripts(settings: Settings) -> dict[str, ShotList]:

@@ -27,7 +27,7 @@ Sink = Callable[[Tensor], None]
 
 
 class NotFiniteError(MogaError, ValueError):
-    """A latent or what a VAE made of it has values that aren't numbers; the message says where."""
+    """Values of a latent, a frame or a layer that aren't numbers; the message says where."""
 
 
 @torch.no_grad()

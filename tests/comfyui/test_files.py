@@ -117,9 +117,9 @@ def test_no_routers_under_moga_names_the_ways_out(scene):
     for model in (scene.load(), load_merged(scene, "plain.safetensors", scene.weights, None)):
         said = words(apply_node, scene, model)
         assert "model carries no MoGA routers" in said
-        for way_out in ("Load MoGA Diffusion Model", "Load MoGA Routers", "attention to dense"):
+        for way_out in ("Load MoGA Diffusion Model", "Load MoGA Routers", "Apply Shot Prompts"):
             assert way_out in said
-    assert apply_node(scene, scene.load(), attention="dense")
+    assert scene.comfy.call("MoGAApplyShots", model=scene.load(), shots=scene.shots())
 
 
 def test_a_file_saved_by_cores_model_save_says_where_its_routers_went(scene, comfy, monkeypatch):
@@ -318,7 +318,7 @@ def test_a_pickle_is_never_opened(scene):
     ],
 )
 def test_inputs_of_apply(scene, inputs, expected):
-    said = words(apply_node, scene, scene.load(), attention="dense", **inputs)
+    said = words(apply_node, scene, scene.load(), routers=scene.routers(), **inputs)
     assert expected in said
 
 
@@ -330,13 +330,16 @@ def test_a_backend_that_is_not_installed(scene):
         apply_node(scene, scene.load(), routers=scene.routers(), backend=absent)
     assert f"backend '{absent}' cannot run: " in str(error.value)
     assert "is not installed; choose 'auto' or 'sdpa'." in str(error.value)
-    apply_node(scene, scene.load(), attention="dense", backend=absent)  # which is not used there
 
 
-def test_what_does_nothing_under_dense_says_so(scene):
-    inputs = scene.comfy.nodes["MoGAApply"].define_schema().inputs
-    idle = {item.id for item in inputs if (item.tooltip or "").endswith("nothing under dense.")}
-    assert idle == {"start_percent", "end_percent", "dense_blocks", "min_tokens", "backend"}
+def test_shot_prompts_on_a_model_with_moga_are_refused(scene):
+    """They would take MoGA off it."""
+    for shots in (None, scene.shots()):
+        model = apply_node(scene, scene.load(), routers=scene.routers(), shots=shots)
+        said = words(scene.comfy.call, "MoGAApplyShots", model=model, shots=scene.shots())
+        assert said.startswith("model comes from Apply MoGA") and "connect shots there" in said
+    again = scene.comfy.call("MoGAApplyShots", model=scene.load(), shots=scene.shots())[0]
+    assert scene.comfy.call("MoGAApplyShots", model=again, shots=scene.shots())
 
 
 def test_a_backend_that_does_not_fit_is_refused_before_sampling(scene):

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+import torch
 from find_comfyui import REPOSITORY
 from harness import tiny
 from harness.graph import api_prompt
@@ -102,9 +103,11 @@ def test_a_page_that_was_reloaded_gets_the_timeline_of_a_workflow(comfy_with_mod
     ("script", "said"),
     [
         ("[4] A fox.", 'script line 1: "[4]" has no unit; write [4s] for seconds'),
-        ("[4s] A fox.\nnegative: blurry", 'script line 2: "negative:" is not part of a script'),
+        ("[4s] A fox.\nnegative: blurry", "script line 2: negative: stands once, before the first"),
+        ("[4s] A fox.\nNegative prompt: x", 'script line 2: "Negative prompt:" is not part of a'),
         ("[4s] A fox.\nShot 2: It runs.", 'script line 2: "Shot 2" begins no shot'),
-        ('{"negative": "blurry", "shots": []}', 'script: unknown key "negative"; in ComfyUI'),
+        ('{"negatives": "blurry", "shots": []}', 'script: unknown key "negatives"; did you mean'),
+        (" ", "script has no shots"),
     ],
 )
 @pytest.mark.parametrize("graph", [alone, with_film])
@@ -117,3 +120,95 @@ def test_a_bad_script_is_one_error(comfy_with_models, graph, script, said):
     assert not valid and list(found) == ["schedule"]
     (error,) = found["schedule"]["errors"]
     assert said in error["details"]
+
+
+def test_the_negative_is_one_text_that_every_shot_reads(comfy_with_models):
+    comfy = comfy_with_models
+    (clip,) = comfy.call("CLIPLoader", clip_name=ENCODER, type="wan", device="default")
+
+    def outputs(script):
+        return comfy.call("MoGAShotSchedule", clip=clip, script=script, fps=24.0)
+
+    def encode(words):
+        return comfy.call("CLIPTextEncode", clip=clip, text=words)[0]
+
+    positive, shots, length, negative, fps = outputs(f"negative: blurry,\ndark\n{A}")
+    assert same(negative, encode("blurry, dark"))
+    plain, plain_shots, plain_length, empty, _ = outputs(A)
+    assert same(empty, encode(""))
+    assert same(positive, plain) and (length, fps) == (plain_length, 24.0)
+    assert shots.latent_starts == plain_shots.latent_starts
+
+
+def same(conditioning, other):
+    """The same text, whatever else ComfyUI has put beside it."""
+    (((a, _),), ((b, _),)) = conditioning, other
+    return torch.equal(a, b)
+
+
+# --- shots that are wired ------------------------------------------------------------------------
+
+
+def shot(caption, seconds, previous=None, **more):
+    given = {"caption": caption, "seconds": seconds, **more}
+    if previous:
+        given["previous"] = [previous, 0]
+    return {"class_type": "MoGAShot", "inputs": given}
+
+
+def chained(script=A, **shots):
+    """A schedule fed by the last of these Shot nodes."""
+    prompt = {**with_film(script), **shots}
+    prompt["schedule"]["inputs"]["chain"] = [list(shots)[-1], 0]
+    for name, kind in (("positive", 0), ("shots", 1), ("length", 2), ("negative", 3)):
+        prompt[name] = {"class_type": "TestCapture", "inputs": {"value": ["schedule", kind]}}
+    return prompt
+
+
+@pytest.mark.parametrize("script", [A, "", "[4] not a script"])
+def test_a_chain_is_used_instead_of_the_script(comfy_with_models, script):
+    """Also where the script would be refused, as nobody reads it."""
+    comfy = comfy_with_models
+    first = {"class_type": "PrimitiveString", "inputs": {"value": "It wakes."}}
+    prompt = chained(
+        script,
+        words=first,
+        one=shot(["words", 0], 0.3, **{"global": "A fox,\n red."}),
+        two=shot("Shot 2: it runs.", 0.25, "one"),
+        three=shot("It sleeps.", 0.5, "two"),
+    )
+    found = comfy.run(prompt).captured
+    shots = comfy.module("moga.shots").ShotList.parse(
+        "global: A fox, red.\n[0.3s] It wakes.\n[0.25s] Shot 2: it runs.\n[0.5s] It sleeps.", 16
+    )
+    assert (found["shots"], found["length"]) == (shots, shots.frames)
+    script = comfy.run({**chained(one=shot("x", 1)), "schedule": scheduled(shots.to_text())})
+    assert same(found["positive"], script.captured["positive"])
+    assert same(found["negative"], script.captured["negative"])
+
+
+def scheduled(script):
+    return with_film(script)["schedule"]
+
+
+@pytest.mark.parametrize(
+    ("shots", "node", "said"),
+    [
+        ({"one": shot("", 1)}, "one", "caption is empty; write what the shot shows."),
+        ({"one": shot("a [4s] b", 1)}, "one", 'caption: "[4s]" opens a shot only where'),
+        ({"one": shot("a", 0)}, "one", "smaller than min"),
+        (
+            {
+                "one": shot("a", 1, **{"global": "x"}),
+                "two": shot("b", 1, "one"),
+                "three": shot("c", 1, "two", **{"global": "y"}),
+            },
+            "three",
+            'global is "y" here and "x" at a shot before',
+        ),
+    ],
+)
+def test_a_bad_shot_is_said_on_its_node(comfy_with_models, shots, node, said):
+    result = comfy_with_models.run(chained(**shots), check=False)
+    assert result.error.node == node and said in result.error.message
+    assert not result.captured

@@ -92,6 +92,28 @@ def test_the_whole_way_from_captions(line, model_files, tmp_path, capsys):
     assert (tmp_path / "film.mp4").exists()
 
 
+def test_the_scripts_negative_is_used_unless_another_is_given(line, model_files, tmp_path, capsys):
+    story = (tmp_path / "story.txt").read_text()
+    (tmp_path / "with.txt").write_text(f"negative: blurry\n{story}")
+    text = {"embeddings": None, "text_encoder": model_files("umt5")}
+
+    def film(name, said, **changes):
+        assert main(line(out=tmp_path / f"{name}.mp4", **text, **changes)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [row for row in lines if row.startswith("negative")] == said
+        return load_file(tmp_path / f"{name}.latents.safetensors")["latents"]
+
+    script = {"script": tmp_path / "with.txt"}
+    plain = film("plain", [])
+    given = film("given", [], negative="blurry")
+    own = film("own", ["negative  from the script"], **script)
+    assert torch.equal(own, given) and not torch.equal(own, plain)
+    both = ["negative  from --negative; the script's is not used"]
+    assert torch.equal(film("none", both, **script, negative=""), plain)
+    assert main(line(plan=True, **script, out=tmp_path / "encoded.mp4")) == 0
+    assert "negative  as encoded in text.safetensors, not the script's" in capsys.readouterr().out
+
+
 def test_dense_attention_on_a_plain_model(line, model_files, tmp_path):
     plain = {"model": model_files("plain"), "attention": "dense"}
     assert main(line(**plain)) == 0

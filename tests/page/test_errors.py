@@ -5,7 +5,7 @@ import re
 import pytest
 from driver.page import APPLY, DECODE, SCHEDULE
 from driver.server import soon, wait_until
-from driver.shipped import open_small
+from driver.shipped import MOGA, open_small
 
 
 def errors(page, sentence):
@@ -51,7 +51,7 @@ def test_a_bad_prefix_is_said_once(page, server):
 
 
 def test_a_refusal_inside_the_sampler_is_a_sentence(page):
-    open_small(page)
+    open_small(page, workflow=MOGA)
     page.disconnect(APPLY, "shots")
     page.run("execution_error")
     sentence = "the positive conditioning was made for 2 shots"

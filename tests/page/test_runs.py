@@ -3,7 +3,7 @@
 import datetime
 
 import pytest
-from driver.page import APPLY, DECODE, SCHEDULE
+from driver.page import APPLY_SHOTS, DECODE, SCHEDULE
 from driver.server import soon, wait_until
 from driver.shipped import open_small
 
@@ -70,10 +70,11 @@ def test_an_interrupted_decode_says_where_the_latent_is(page, server):
 
 def test_two_different_fps_are_said_on_a_node(page):
     open_small(page)
+    page.disconnect(DECODE, "fps")
     page.set_widget(SCHEDULE, "fps", 24)
     page.set_widget(DECODE, "fps", 16)
     page.run()
-    said = "\n".join(page.text(kind) for kind in (SCHEDULE, APPLY, DECODE))
+    said = "\n".join(page.text(kind) for kind in (SCHEDULE, APPLY_SHOTS, DECODE))
     assert "fps" in said and "24" in said and "16" in said
 
 

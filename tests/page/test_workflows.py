@@ -1,15 +1,14 @@
 """The shipped workflows in ComfyUI's page: they open, keep what is typed, and run."""
 
 import pytest
-from driver.page import APPLY, DECODE, SCHEDULE
+from driver.page import APPLY, APPLY_SHOTS, DECODE, SCHEDULE
 from driver.server import soon
-from driver.shipped import ANY_WAN, WORKFLOWS, open_small
+from driver.shipped import MOGA, WORKFLOWS, open_small
 
 # A value of each widget that no default, no limit and no rounding would give.
 TYPED = {
     SCHEDULE: {"script": '[5f] "One" {x} (y:1.2)\n\n# no\n[4f] zwei \u2615', "fps": 23.98},
     APPLY: {
-        "attention": "moga",
         "start_percent": 0.13,
         "end_percent": 0.87,
         "dense_blocks": "0, 28-29",
@@ -48,7 +47,7 @@ def check_a_run(page, server):
     video = (server.output / name).read_bytes()
     assert soon(lambda: page.videos(DECODE) == [video])
     assert soon(lambda: page.pictures(SCHEDULE))
-    assert soon(lambda: page.text(APPLY).endswith("2 shots read their own text"))
+    assert soon(lambda: page.text(APPLY_SHOTS).endswith("2 shots read their own text"))
     assert page.errors() == "" and page.marked_nodes() == []
     assert page.console_errors == []
 
@@ -64,9 +63,9 @@ def test_a_run_shows_them_on_nodes_2(page, server):
 
 
 def test_what_is_typed_survives_save_and_reload(page, server):
-    page.open_workflow(ANY_WAN)
+    page.open_workflow(MOGA)
     before = page.widgets()
-    ours = {kind: [*values] for kind, values in before.items() if kind.startswith("MoGA")}
+    ours = {kind: [*values] for kind, values in before.items() if kind in TYPED}
     assert ours == {kind: [*values] for kind, values in TYPED.items()}, "TYPED is not complete"
     for kind, values in TYPED.items():
         for name, value in values.items():

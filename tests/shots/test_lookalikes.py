@@ -49,7 +49,7 @@ def cased(words: str) -> st.SearchStrategy[str]:
 
 
 SETTINGS = cased(
-    "negative|negative prompt|negative_prompt|seed|fps|steps|cfg|cfg scale|size|width|height|"
+    "negative prompt|negative_prompt|neg prompt|seed|fps|steps|cfg|cfg scale|size|width|height|"
     "length|duration|frame rate|\u53cd\u5411\u63d0\u793a\u8bcd|\u65f6\u957f"
 )
 COLONS = st.sampled_from(
@@ -105,11 +105,22 @@ def with_line(before: str, line: str, after: str) -> tuple[str, str]:
 
 
 @given(BEFORE, MARKS, SETTINGS, COLONS, REST, AFTER)
-@example("[2s] a\n", "", "negative", ":", "", "")
+@example("[2s] a\n", "", "negative prompt", ":", "", "")
 def test_no_setting_ends_in_a_caption(before, marks, name, colon, rest, after):
     script, where = with_line(before, f"{marks}{name}{colon}{rest}", after)
     said = refusal(script)
     assert said.startswith(where) and "is not part of a script; " in said
+
+
+@given(BEFORE, MARKS, cased("global|negative"), COLONS, REST, AFTER)
+@example("[2s] a\n", "", "negative", ":", "", "")
+@example("", "", "negative", ":", "a", "\n[4s] z")
+def test_what_stands_once_never_ends_in_a_caption(before, marks, name, colon, rest, after):
+    try:
+        shots = ShotList.parse(f"{before}{marks}{name}{colon}{rest}{after}", 16)
+    except ShotScriptError:
+        return
+    assert not [text for text in shots.texts if name in text]
 
 
 @given(BEFORE, MARKS.filter(lambda marks: "[" not in marks), LABELS, REST, AFTER)
@@ -233,6 +244,17 @@ def table(head: str) -> list[list[list[str]]]:
     _, _, rows = HELP.read_text(encoding="utf-8").partition(head)
     lines = rows.partition("\n\n")[0].splitlines()[2:]
     return [[re.findall(r"`(.+?)`", cell) for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_the_examples_on_the_help_page_are_scripts():
+    examples = re.findall(r"```\n(.+?)```", HELP.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 3
+    for script in examples:
+        shots = ShotList.parse(script, 16)
+        assert shots.global_caption.startswith("A young woman in a red coat.")
+    whole = ShotList.parse(examples[1], 16)
+    assert (len(whole.shots), whole.negative) == (3, "blurry, text, watermark")
+    assert ShotList.parse(examples[2], 16).negative == whole.negative
 
 
 def test_the_help_page_says_what_is_refused():

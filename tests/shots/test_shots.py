@@ -38,7 +38,7 @@ SECONDS = st.decimals(min_value="0.001", max_value=600, places=3).map(Fraction)
 FRAMES = st.integers(1, 2000)
 SHOTS = st.builds(Shot, CAPTIONS, seconds=SECONDS) | st.builds(Shot, CAPTIONS, frames=FRAMES)
 FPS = st.sampled_from([8, 12.5, 16, 23.976, "24000/1001", "24", Fraction(30000, 1001), 60])
-SHOT_LISTS = st.builds(ShotList, st.lists(SHOTS, min_size=1, max_size=12), FPS, TEXTS)
+SHOT_LISTS = st.builds(ShotList, st.lists(SHOTS, min_size=1, max_size=12), FPS, TEXTS, TEXTS)
 
 
 def message(text: str, fps: object = 16) -> str:
@@ -65,6 +65,7 @@ def test_json_form_is_plain_json(shots):
     data = json.loads(shots.to_json())
     assert [shot["caption"] for shot in data["shots"]] == [shot.caption for shot in shots.shots]
     assert data.get("global", "") == shots.global_caption
+    assert data.get("negative", "") == shots.negative
 
 
 LINES = JUNK | st.sampled_from(["global: g", "[4s] a", "[ .5 SEC ]a", "[97 frames] b", "# c", ""])
@@ -101,7 +102,7 @@ def test_is_plain_data(shots):
     twin = copy.deepcopy(shots)
     assert twin == shots == pickle.loads(pickle.dumps(shots))
     assert hash(twin) == hash(shots)
-    assert shots != ShotList(shots.shots, shots.fps + 1, shots.global_caption)
+    assert shots != ShotList(shots.shots, shots.fps + 1, shots.global_caption, shots.negative)
     assert shots != shots.to_text()
 
 
@@ -272,6 +273,17 @@ def test_captions_are_untouched(caption):
         assert ShotList.parse(script, 16).texts == (caption,)
 
 
+def test_a_negative_stands_once_in_either_form():
+    text = "Negative: blurry,\n  dark\nglobal: a coat\n[5f] In."
+    form = {"negative": "blurry,\n dark", "global": "a coat"}
+    form["shots"] = [{"caption": "In.", "frames": 5}]
+    for script in (text, json.dumps(form)):
+        shots = ShotList.parse(script, 16)
+        assert (shots.negative, shots.global_caption) == ("blurry, dark", "a coat")
+        assert shots.texts == ("a coat In.",)
+    assert ShotList.parse("[5f] In.", 16).negative == ""
+
+
 def test_json_forms():
     shots = [{"caption": "a\n b", "seconds": 2.5}, {"frames": 97, "caption": "c\td"}]
     wanted = (Shot("a b", seconds=2.5), Shot("c\td", frames=97))
@@ -312,18 +324,27 @@ LABEL = (
     "in front of it to make a comment."
 )
 INSIDE = "opens a shot only where a line begins; begin a line with it, or leave its brackets out."
-NEGATIVE = (
-    "in ComfyUI connect a CLIP Text Encode to the sampler's negative, on the command line give "
-    "--negative."
-)
+NEGATIVE = "begin a line before the first shot with negative: and its text."
 EARLY = (
     "stands before the first shot; begin the line with a duration such as [4s], "
     "or with global: for text that every shot shares."
 )
 
 BAD_TEXT = {
-    "global: A woman.\nnegative: blurry\n[5f] x": (
-        f'script line 2: "negative:" is not part of a script; {NEGATIVE}'
+    "negative: a\nglobal: b\n\nnegative: c\n[5f] x": (
+        "script line 4: negative: stands once, before the first shot; merge it with the one on "
+        "line 1."
+    ),
+    "global: a\n[5f] x\nnegative: blurry": (
+        "script line 3: negative: stands once, before the first shot; move it above the first "
+        "shot (line 2)."
+    ),
+    "Negative:\n\n[5f] x": (
+        "script line 1: negative: is empty; write its text or remove the line."
+    ),
+    "negative: a [2s] b\n[5f] x": f'script line 1: "[2s]" {INSIDE}',
+    "- **Negative:** a\n[5f] x": (
+        f'script line 1: "Negative:" is not part of a script; {NEGATIVE}'
     ),
     "[5f] x\n\nNegative Prompt\uff1a blurry": (
         f'script line 3: "Negative Prompt:" is not part of a script; {NEGATIVE}'
@@ -361,8 +382,8 @@ BAD_TEXT = {
     "[wide] a": f'script line 1: "[wide] a" {EARLY}',
     "{}": f'script line 1: "{{}}" {EARLY}',
     "# c\nstyle: noir\n[4s] a": (
-        'script line 2: unknown directive "style:"; only global: exists, '
-        "so write global: or move the text behind a duration such as [4s]."
+        'script line 2: unknown directive "style:"; only global: and negative: '
+        "exist, so write one of them or move the text behind a duration such as [4s]."
     ),
     "global: a\nGlobal: b\n[4s] c": (
         "script line 2: global: stands once, before the first shot; "
@@ -431,11 +452,17 @@ BAD_JSON = {
     '{"shots": []}': NO_SHOTS,
     '{"global": "a"}': NO_SHOTS,
     '{"shot": []}': 'script: unknown key "shot"; did you mean "shots"?',
-    '{"caption": "a", "seconds": 4}': 'script: unknown key "caption"; use global, shots.',
+    '{"caption": "a", "seconds": 4}': 'script: unknown key "caption"; use global, negative, shots.',
     '{"shots": {"a": 1}}': "script: shots is an object; give a list of shots.",
     '{"shots": 5}': "script: shots is 5; give a list of shots.",
     '{"shots": [], "shots": []}': 'script: key "shots" stands twice; keep one.',
-    '{"negative": "a", "shots": []}': f'script: unknown key "negative"; {NEGATIVE}',
+    '{"negative": "a", "shots": []}': NO_SHOTS,
+    '{"negative": 5, "shots": [{"caption": "a", "frames": 4}]}': (
+        "negative is 5; give a text in quotes."
+    ),
+    '{"Negative Prompt": "a"}': (
+        'script: unknown key "Negative Prompt"; write "negative" once, beside "shots".'
+    ),
     '{"Seed": 5, "shots": []}': 'script: unknown key "Seed"; set it on the sampler.',
     '{"Global": "a"}': 'script: unknown key "Global"; write "global".',
     '[{"caption": "a", "duration": 4}]': (
@@ -443,7 +470,7 @@ BAD_JSON = {
     ),
     '{"seconds": 4}': 'script: unknown key "seconds"; give each shot seconds or frames.',
     '[{"caption": "a", "seconds": 4, "negative_prompt": "b"}]': (
-        f'script shot 1: unknown key "negative_prompt"; {NEGATIVE}'
+        'script shot 1: unknown key "negative_prompt"; write "negative" once, beside "shots".'
     ),
     '[{"caption": "a [4s] b", "seconds": 4}]': f'script shot 1: caption: "[4s]" {INSIDE}',
     '[{"captoin": "a"}]': 'script shot 1: unknown key "captoin"; did you mean "caption"?',

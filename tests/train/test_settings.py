@@ -1,5 +1,6 @@
 """Settings of a training, from TOML and the command line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moga.train.read_settings import SettingsError, names, read_settings
+from moga.train.validation import script_texts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 BASE = """
@@ -153,3 +155,13 @@ def test_what_a_checkpoint_is_bound_to(config):
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_are_settings(path):
     assert read_settings(path).stages
+
+
+def test_films_have_their_scripts_negative_unless_one_is_set(config):
+    (config.parent / "with.txt").write_text("negative: blurry\n[5f] one", encoding="utf-8")
+    (config.parent / "without.txt").write_text("[5f] two", encoding="utf-8")
+    scripts = json.dumps([str(config.parent / name) for name in ("with.txt", "without.txt")])
+    words = ["--validation.scripts", scripts]
+    assert script_texts(read_settings(config, words)) == ["one", "blurry", "two", ""]
+    set_here = read_settings(config, [*words, "--validation.negative", "dark"])
+    assert script_texts(set_here) == ["one", "dark", "two", "dark"]

@@ -12,12 +12,14 @@ from torch import nn
 
 from ...checkpoint import CheckpointError
 from ...kernels import select
+from ...shots import ShotList
 from .conditioning import check_and_even
 from .errors import as_value_error
 from .hooks import Hooks
 from .keys import APPLIED, KEY
 from .loading import carried_routers
 from .routers import RouterSet
+from .self_attention import Watch
 from .settings import DENSE, Settings
 from .wan import UnsupportedModelError, most_leading_frames, wan_model
 
@@ -30,22 +32,24 @@ def apply_moga(
     routers: RouterSet | None = None,
     *,
     tell: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with MoGA on it; the model itself is left as it is.
 
     routers: used instead of those that the model carries. MoGA applied before is replaced.
-    tell: takes a line like `summary`'s for what is sampled, whenever it changes.
+    tell: takes a line like `summary`'s for what is sampled, whenever it changes. watch: is shown
+        every block's self-attention as it is about to run.
     Raises UnsupportedModelError, CheckpointError or BackendError.
     """
     dit = wan_model(model)
     used = None
     if settings.attention != DENSE:
         used = routers or carried_routers(model)
-        _check_fit(used, dit.dim, len(dit.blocks))
+        check_fit(used, dit.dim, len(dit.blocks))
         _check_backend(model, dit, settings.backend, used)
     patched = model.clone()
     remove_moga(patched)
-    hooks = Hooks(settings, used, tell)
+    hooks = Hooks(settings, used, tell, watch)
     if used is not None and used.patcher is not None:
         patched.set_additional_models(KEY, [used.patcher.clone()])
     patched.set_attachments(APPLIED, hooks)
@@ -57,6 +61,26 @@ def apply_moga(
     return patched
 
 
+def apply_shots(
+    model: comfy.model_patcher.ModelPatcher,
+    shots: ShotList,
+    ffn_chunks: int = 1,
+    *,
+    tell: Callable[[str], None] | None = None,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model whose shots read their own text, and which is dense as ever.
+
+    Raises UnsupportedModelError, also for a model with MoGA on it, which this would take off.
+    """
+    applied = model.get_attachment(APPLIED)
+    if applied is not None and applied.config is not None:
+        raise UnsupportedModelError(
+            "model comes from Apply MoGA, which gives each shot its own text too; connect shots "
+            "there and take Apply Shot Prompts out."
+        )
+    return apply_moga(model, Settings(shots, DENSE, ffn_chunks=ffn_chunks), tell=tell)
+
+
 def remove_moga(model: comfy.model_patcher.ModelPatcher) -> None:
     """Take an earlier `apply_moga` off this clone."""
     for wrapper in _WRAPPERS:
@@ -66,12 +90,13 @@ def remove_moga(model: comfy.model_patcher.ModelPatcher) -> None:
     model.remove_attachments(APPLIED)
 
 
-def _check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
+def check_fit(routers: RouterSet | None, dim: int, blocks: int) -> None:
+    """Raise CheckpointError unless there are routers, of a model of that many blocks and width."""
     if routers is None:
         raise CheckpointError(
             "model carries no MoGA routers (core's loaders and Model Save drop them): load the "
-            "file with Load MoGA Diffusion Model, connect Load MoGA Routers to routers, or set "
-            "attention to dense."
+            "file with Load MoGA Diffusion Model, connect Load MoGA Routers to routers, or put "
+            "Apply Shot Prompts in the place of Apply MoGA, which needs none."
         )
     if routers.patcher is not None and (routers.dim, routers.blocks) != (dim, blocks):
         raise CheckpointError(
@@ -96,7 +121,8 @@ def _refuse_reordering(model_options: dict[str, Any]) -> None:
     if model_options.get("transformer_options", {}).get("sol_morton"):
         raise UnsupportedModelError(
             "Patch Sol-Attn has morton on, which puts the tokens into another order, while shots "
-            "and windows are runs of tokens in theirs; turn morton off, or take Apply MoGA out."
+            "and windows are runs of tokens in theirs; turn morton off, or take Apply MoGA (or "
+            "Apply Shot Prompts) out."
         )
 
 

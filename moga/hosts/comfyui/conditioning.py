@@ -34,19 +34,19 @@ class ShotText(NamedTuple):
 
 
 class _ForMoga(comfy.conds.CONDConstant):
-    """Shots in a conditioning that no Apply MoGA has taken yet.
+    """Shots in a conditioning that no node of ours has taken yet.
 
     `check_and_even` puts a plain constant in its place before the first step. Where a model without
-    Apply MoGA samples, ComfyUI calls `process_cond`, before it calls the model.
+    such a node samples, ComfyUI calls `process_cond`, before it calls the model.
     """
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> comfy.conds.CONDConstant:
         raise ValueError(
             f"the conditioning has the texts of {len(self.cond.spans)} shots, but the model that "
-            "samples it has no Apply MoGA, so every frame would read all of them; put Apply MoGA "
-            "between the model and this sampler and connect the schedule's shots to it (attention "
-            "dense needs no routers), or encode one prompt with CLIP Text Encode instead of the "
-            "Multi-Shot Prompt Schedule."
+            "samples it has no Apply MoGA or Apply Shot Prompts, so every frame would read all of "
+            "them; put Apply Shot Prompts between the model and this sampler (or Apply MoGA, where "
+            "there are routers) and connect the schedule's shots to it, or encode one prompt with "
+            "CLIP Text Encode instead of the Multi-Shot Prompt Schedule."
         )
 
 
@@ -64,6 +64,11 @@ def encode_shots(clip: Any, shots: ShotList) -> Conditioning:
     per_shot = [encoded[text] for text in shots.texts]
     # One entry, unless the CLIP changes over sampling: then one for each of its time ranges.
     return [_join(entries, shots) for entries in zip(*per_shot, strict=True)]
+
+
+def encode_negative(clip: Any, shots: ShotList) -> Conditioning:
+    """Conditioning of what no shot should show: one text, which every shot reads."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(shots.negative))
 
 
 def _join(entries: tuple[list[Any], ...], shots: ShotList) -> list[Any]:
@@ -104,7 +109,7 @@ def check_and_even(
     for name, entries in conds.items():
         for cond in entries:
             if (text := shot_text(cond)) is not None:
-                _check_text(name, text, shots)
+                _check_text(name, text, settings)
                 cond["model_conds"] = _with_text(cond, comfy.conds.CONDConstant(text))
                 texts.append(text)
     if texts:
@@ -134,18 +139,18 @@ def _check_latent(shots: ShotList, frames: int, most_leading: float) -> None:
         )
 
 
-def _check_text(name: str, text: ShotText, shots: ShotList | None) -> None:
+def _check_text(name: str, text: ShotText, settings: Settings) -> None:
+    shots, node = settings.shots, settings.node
     made_for = f"{len(text.spans)} shots over {text.latent_frames} latent frames"
-    fix = "connect the shots output of the same Multi-Shot Prompt Schedule to Apply MoGA."
+    fix = f"connect the shots output of the same Multi-Shot Prompt Schedule to {node}."
     if shots is None:
         raise ShotMismatchError(
-            f"the {name} conditioning was made for {made_for}, but Apply MoGA was given no shots; "
-            + fix
+            f"the {name} conditioning was made for {made_for}, but {node} was given no shots; {fix}"
         )
     if (text.latent_starts, text.latent_frames) != (shots.latent_starts, shots.latent_frames):
         raise ShotMismatchError(
             f"the {name} conditioning was made for {made_for} with cuts at {text.latent_starts}, "
-            f"Apply MoGA was given {len(shots.shots)} shots over {shots.latent_frames} with cuts "
+            f"{node} was given {len(shots.shots)} shots over {shots.latent_frames} with cuts "
             f"at {shots.latent_starts}; {fix}"
         )
 

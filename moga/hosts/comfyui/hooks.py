@@ -16,7 +16,7 @@ from .calls import CallDescriber, Teller
 from .cross_attention import cross_attention
 from .keys import KEY
 from .routers import RouterSet, RouterStack
-from .self_attention import SelfAttention, precise_positions
+from .self_attention import SelfAttention, Watch, precise_positions
 from .settings import Settings
 from .swaps import restore, swap
 
@@ -26,7 +26,8 @@ _FORWARD = "forward"
 class Hooks:
     """MoGA on one model: what describes each call to the blocks, and what stands in for them.
 
-    tell: takes a line on what is sampled, whenever it changes.
+    tell: takes a line on what is sampled, whenever it changes. watch: is shown every block's
+        self-attention as it is about to run.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Hooks:
         settings: Settings,
         routers: RouterSet | None,
         tell: Callable[[str], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.settings = settings
         self.routers = routers
+        self._watch = watch
         self._teller = Teller(tell)
         self.describe_call = CallDescriber(settings, self.config, self._teller)
 
@@ -56,8 +59,10 @@ class Hooks:
     def _inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         _eject(patcher)
         dit = patcher.model.diffusion_model
-        if self.routers is not None:
+        if self.routers is not None or self._watch is not None:
             self._swap_self_attention(dit, self._stack(patcher))
+        if self.routers is not None:
+            swap(dit, "rope_encode", precise_positions)
         for block in _blocks(dit):
             attention = block.cross_attn
             swap(attention, _FORWARD, partial(cross_attention, attention))
@@ -72,14 +77,14 @@ class Hooks:
                 stand_ins.stand_in,
                 block.self_attn,
                 route=None if route is None else partial(route, index),
-                dense=index in self.settings.dense_blocks,
+                dense=self.routers is None or index in self.settings.dense_blocks,
+                watch=None if self._watch is None else partial(self._watch, index),
             )
             swap(block.self_attn, _FORWARD, make)
-        swap(dit, "rope_encode", precise_positions)
 
     def _stack(self, patcher: comfy.model_patcher.ModelPatcher) -> RouterStack | None:
         """The router weights that belong to this patcher: a clone on another GPU has its own."""
-        if "routed" not in self.routers.config.branches:
+        if self.routers is None or "routed" not in self.routers.config.branches:
             return None
         return patcher.get_additional_models_with_key(KEY)[0].model
 

@@ -24,6 +24,7 @@ def attention_override(
     outer: Callable[..., Tensor] | None,
     module: nn.Module,
     say: Callable[[str], None],
+    watch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Callable[..., Tensor]:
     """An override that calls `attend`, and passes on what is dense.
 
@@ -31,20 +32,28 @@ def attention_override(
         mask, is passed on and said.
     outer: the override that was on the hook before; it serves what is dense.
     module: the attention that asks, whose file may prefer a kernel (ComfyUI 0.34 and later).
+    watch: shown q, k and v (B, L, N, D) of so many tokens before anything runs.
     """
     preferred = getattr(getattr(module, "comfy_attention", None), "function", None)
+
+    def fits(q: Tensor, k: Tensor, kw: dict[str, Any]) -> bool:
+        return q.shape[2 if kw.get("skip_reshape") else 1] == tokens and k.shape == q.shape
+
+    def show(q: Tensor, k: Tensor, v: Tensor, heads: int, kw: dict[str, Any]) -> None:
+        if watch is not None and fits(q, k, kw):
+            watch(*_split(q, k, v, heads, kw))
 
     def takes(q: Tensor, k: Tensor, kw: dict[str, Any]) -> bool:
         if attend is None:
             return False
-        fits = q.shape[2 if kw.get("skip_reshape") else 1] == tokens and k.shape == q.shape
-        if not fits or kw.get("mask") is not None:
+        if not fits(q, k, kw) or kw.get("mask") is not None:
             say("dense attention, because another node changed q, k or the mask")
             return False
         return True
 
     def override(func: Callable[..., Tensor], q, k, v, heads: int, *args: Any, **kw: Any) -> Tensor:
         """q, k, v (B, L, N * D), or (B, N, L, D) with skip_reshape; returns (B, L, N * D)."""
+        show(q, k, v, heads, kw)
         if takes(q, k, kw):
             return _run(attend, q, k, v, heads, kw)
         if outer is not None:
@@ -53,6 +62,7 @@ def attention_override(
 
     def of_containers(q: Any, k: Any, v: Any, heads: int, *args: Any, **kw: Any) -> Tensor:
         """The same of containers, which what is dense may empty as early as it can."""
+        show(q.peek(), k.peek(), v.peek(), heads, kw)
         if takes(q.peek(), k.peek(), kw):
             return _run(attend, q.take(), k.take(), v.take(), heads, kw)
         if outer is None:
@@ -68,9 +78,14 @@ def attention_override(
 
 
 def _run(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int, kw: dict[str, Any]) -> Tensor:
-    split = _from_headed if kw.get("skip_reshape", False) else _from_flat
-    out = attend(*(split(t, heads) for t in (q, k, v)))
+    out = attend(*_split(q, k, v, heads, kw))
     return out.transpose(1, 2) if kw.get("skip_output_reshape", False) else out.flatten(2)
+
+
+def _split(q: Tensor, k: Tensor, v: Tensor, heads: int, kw: dict[str, Any]) -> tuple[Tensor, ...]:
+    """(B, L, N, D) of each."""
+    split = _from_headed if kw.get("skip_reshape", False) else _from_flat
+    return tuple(split(t, heads) for t in (q, k, v))
 
 
 def _from_flat(t: Tensor, heads: int) -> Tensor:

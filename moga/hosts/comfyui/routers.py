@@ -34,12 +34,13 @@ class RouterSet:
     """Routers as a node hands them on: their settings, and a patcher that keeps the weights.
 
     source: the file they came from, for messages. patcher: None for settings without a "routed"
-    branch, which need no routers and fit any model.
+    branch, which need no routers and fit any model. weights: of every block, on the CPU.
     """
 
     def __init__(self, routers: Routers, config: MoGAConfig, source: str) -> None:
         self.config = config
         self.source = source
+        self.weights = routers
         self.patcher = None
         if routers:
             self.blocks = len(routers)

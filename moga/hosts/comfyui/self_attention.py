@@ -19,19 +19,22 @@ from ...config import MoGAConfig
 from ...layout import VideoLayout
 from ...routing import Routing
 from .calls import Call, Teller
+from .geometry import Grid
 from .keys import KEY
 from .override import OVERRIDE, attention_override
 
 Forward = Callable[..., Tensor]
+# Of a block's number, the grid of the call, its input x (B, L, C), and q, k, v (B, L, N, D).
+Watch = Callable[[int, Grid, Tensor, Tensor, Tensor, Tensor], None]
 
 
 class SelfAttention:
     """The stand-ins of a model's self-attentions, which share a configuration and what was said.
 
-    config: of the routers. backend: a name of the table of kernels.
+    config: of the routers, None where all stay dense. backend: a name of the table of kernels.
     """
 
-    def __init__(self, config: MoGAConfig, backend: str, teller: Teller) -> None:
+    def __init__(self, config: MoGAConfig | None, backend: str, teller: Teller) -> None:
         self._config, self._backend, self._teller = config, backend, teller
 
     def stand_in(
@@ -41,11 +44,13 @@ class SelfAttention:
         *,
         route: Callable[[Tensor], Routing] | None,
         dense: bool,
+        watch: Callable[..., None] | None = None,
     ) -> Forward:
         """For `previous`, the forward of the self-attention `module`.
 
         route: the router of this block; None where config has no "routed" branch.
-        dense: whether the block stays so.
+        dense: whether the block stays so. watch: a `Watch` of this block, shown calls whose tokens
+            form a grid.
         """
 
         def forward(
@@ -58,14 +63,19 @@ class SelfAttention:
             if not dense and call is not None and self._sparse(call, x):
                 routing = None if route is None else route(x)
                 attend = partial(self._attend, routing, call.grid.layout, outer)
-            override = attention_override(attend, x.shape[1], outer, module, self._teller.once)
+            seen = None
+            if watch is not None and _on_grid(call, x):
+                seen = partial(watch, call.grid, x)
+            override = attention_override(
+                attend, x.shape[1], outer, module, self._teller.once, seen
+            )
             return previous(x, freqs, transformer_options={**options, OVERRIDE: override}, **kw)
 
         return forward
 
     def _sparse(self, call: Call, x: Tensor) -> bool:
         reason = call.dense_reason
-        if reason is None and x.shape[1] != call.grid.layout.tokens:
+        if reason is None and not _on_grid(call, x):
             reason = f"{x.shape[1]} tokens do not match the grid's {call.grid.layout.tokens}"
         if reason is not None:
             self._teller.once(f"dense attention, because {reason}")
@@ -84,6 +94,11 @@ class SelfAttention:
         said = ", ".join(f"{branch} {backend.name}" for branch, backend in used.items())
         self._teller.once(f"attention backends: {said} ({why}){_not_called(outer)}")
         return moga_attention(q, k, v, routing, layout, self._config, backend=self._backend)
+
+
+def _on_grid(call: Call | None, x: Tensor) -> bool:
+    """Whether the tokens of x are those of the call's grid, no more and no fewer."""
+    return call is not None and call.grid is not None and x.shape[1] == call.grid.layout.tokens
 
 
 def precise_positions(rope_encode: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,8 +1,7 @@
-"""What `Apply MoGA` was asked for, checked."""
+"""What `Apply MoGA` or `Apply Shot Prompts` was asked for, checked."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ...kernels import AUTO
@@ -15,7 +14,8 @@ MOGA, DENSE = "moga", "dense"
 class Settings:
     """The inputs of `Apply MoGA` apart from the model and its routers.
 
-    attention: "moga", or "dense" for per-shot text alone; then ffn_chunks is all else that counts.
+    attention: "moga", or "dense" for per-shot text alone, which `Apply Shot Prompts` gives; then
+        shots and ffn_chunks are all else that counts.
     start_percent, end_percent: the part of sampling in which MoGA runs; dense outside.
     dense_blocks: indices of blocks that stay dense. min_tokens: fewer tokens stay dense.
     ffn_chunks: parts of the tokens that go through a feed-forward one after the other.
@@ -41,17 +41,7 @@ class Settings:
         if self.ffn_chunks < 1:
             raise ValueError(f"ffn_chunks is {self.ffn_chunks}; give 1 or more.")
 
-
-def parse_blocks(text: str, blocks: int) -> frozenset[int]:
-    """Block indices from "0, 1, 47-49", for a model of that many blocks; empty text is none."""
-    chosen: set[int] = set()
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last >= blocks:
-            raise ValueError(
-                f"dense_blocks has {part!r}; give block numbers from 0 to {blocks - 1} with commas "
-                f"between them, such as 0, {blocks - 1}."
-            )
-        chosen.update(range(first, last + 1))
-    return frozenset(chosen)
+    @property
+    def node(self) -> str:
+        """The node that asks for this, by the name that people see."""
+        return "Apply Shot Prompts" if self.attention == DENSE else "Apply MoGA"

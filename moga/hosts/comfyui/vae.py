@@ -56,7 +56,7 @@ def plan_decode(vae, samples: dict, tile_size: int = 0, tile_overlap: int = 64) 
     """
     vae.throw_exception_if_invalid()
     _refuse_other_vae(vae)
-    latent = _real(samples["samples"])
+    latent = video_latent(samples["samples"])
     if latent.ndim != 5 or 0 in latent.shape:
         raise ValueError(
             f"samples has the shape {tuple(latent.shape)}; connect a video latent, which is "
@@ -224,7 +224,7 @@ def _tiling(latent: Tensor, scale: int, tile_size: int, tile_overlap: int) -> Ti
     return Tiling(size, tile_overlap // scale)
 
 
-def _real(latent: Tensor) -> Tensor:
+def video_latent(latent: Tensor) -> Tensor:
     """The video latent in a floating point type, which whole numbers and bools are not."""
     if latent.is_nested:  # video and audio in one LATENT: the video comes first
         latent = latent.unbind()[0]

@@ -20,8 +20,10 @@ from .enable import (
     record_routing,
     router_parameters,
     unwrap,
+    watch_attention,
 )
 from .image_encoder import ImageEncoder, load_image_encoder, open_image_encoder
+from .levels import run_at_levels
 from .names import to_wan
 from .parts import Part, check_together
 from .pipeline import (
@@ -92,10 +94,12 @@ __all__ = [
     "record_routing",
     "router_parameters",
     "router_shapes",
+    "run_at_levels",
     "save_video",
     "shot_inputs",
     "to_wan",
     "token_count",
     "unwrap",
     "wan_state_dict",
+    "watch_attention",
 ]

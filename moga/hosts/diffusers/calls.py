@@ -11,7 +11,7 @@ Letters: B batch, L visual tokens, K text tokens, C width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ from ...shots import ShotList
 from ...wan import TEXT_TOKENS, video_frames
 
 KEY = "moga"  # in attention_kwargs
+# Of a block's number, the grid of the call, its input x (B, L, C), and q, k, v (B, L, N, D).
+Watch = Callable[[int, VideoLayout, Tensor, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Call:
     layout: the grid of visual tokens; None where self-attention is plain in this call.
     spans: text tokens of each shot; None where the whole text is everybody's.
     text_tokens: how many of the context tokens are text, the last ones.
+    watch: is shown a block's number, x, q, k and v before it attends, in dense calls too.
     """
 
     layout: VideoLayout | None
@@ -99,6 +102,7 @@ class Call:
     spans: tuple[Span, ...] | None
     text_tokens: int
     recorder: Recorder | None = None
+    watch: Callable[[int, Tensor, Tensor, Tensor, Tensor], None] | None = None
 
     def readings(self, context: int) -> tuple[Reading, ...] | None:
         """Who reads what out of `context` tokens, of which the first are an image's, if any."""
@@ -128,6 +132,7 @@ def build_call(
     reads_image: bool,
     sparse: bool,
     recorder: Recorder | None = None,
+    watch: Watch | None = None,
 ) -> Call:
     """Work out a call from what was passed as `attention_kwargs["moga"]` and its tensors.
 
@@ -152,6 +157,10 @@ def build_call(
             "make the latent for num_frames=shots.frames."
         )
     layout = VideoLayout(frames, height, width, given.starts)
+
+    def show(block: int, *tensors: Tensor) -> None:
+        watch(block, layout, *tensors)
+
     _check_spans(given, text.shape[1], reads_image)
     per_frame = layout.frame_tokens
     return Call(
@@ -160,6 +169,7 @@ def build_call(
         given.spans,
         text.shape[1],
         recorder,
+        None if watch is None else show,
     )
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, Routers, check_routers
 from ...config import MoGAConfig
 from ...kernels import AUTO, require
-from ...routing import Routing
-from .calls import KEY, Call, Recorder, ShotText, build_call
+from ...routing import Routing, random_routers
+from .calls import KEY, Call, Recorder, ShotText, Watch, build_call
 from .processors import MoGASelfAttention, ShotCrossAttention, call_of
 from .router import BlockRouter, weights_of
 
@@ -138,6 +138,22 @@ def record_routing(transformer: nn.Module) -> Iterator[list[Routing]]:
         state.record = outer
 
 
+@contextmanager
+def watch_attention(transformer: nn.Module, watch: Watch) -> Iterator[None]:
+    """Show every block's x, q, k and v to `watch` before it attends, in dense calls too.
+
+    MoGA has to be enabled, be it with config None.
+    """
+    state = _state(transformer)
+    if state is None:
+        raise ValueError("the transformer has no MoGA to watch; call enable_moga first.")
+    outer, state.watch = state.watch, watch
+    try:
+        yield
+    finally:
+        state.watch = outer
+
+
 def unwrap(transformer: nn.Module) -> nn.Module:
     """The transformer inside what torch.compile or DistributedDataParallel made of it."""
     for name in ("_orig_mod", "module"):
@@ -154,6 +170,7 @@ class _State:
     config: MoGAConfig | None
     handles: list[Any] = field(default_factory=list)
     record: list[Routing] | None = None
+    watch: Watch | None = None
 
     def begin_call(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -174,6 +191,7 @@ class _State:
             reads_image=settings.added_kv_proj_dim is not None,
             sparse=self.config is not None,
             recorder=self._recorder(module),
+            watch=self.watch,
         )
         return (), kwargs
 
@@ -245,13 +263,10 @@ def _routers(
     settings = dit.config
     dim = settings.num_attention_heads * settings.attention_head_dim
     devices = [next(block.attn1.parameters()).device for block in dit.blocks]
-    if not isinstance(routers, str):
-        check_routers(routers, config, source="routers", dim=dim, blocks=len(dit.blocks))
-        made = [BlockRouter(routers[index], device) for index, device in enumerate(devices)]
-    elif routers == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            made = [BlockRouter.fresh(dim, config.groups, device) for device in devices]
-    else:
+    if routers == RANDOM:
+        routers = random_routers(dim, config.groups, len(dit.blocks), seed)
+    if isinstance(routers, str):
         raise ValueError(f"routers is {routers!r}; pass a dict of routers, or 'random'.")
+    check_routers(routers, config, source="routers", dim=dim, blocks=len(dit.blocks))
+    made = [BlockRouter(routers[index], device) for index, device in enumerate(devices)]
     return [router.train(dit.training) for router in made]

@@ -156,13 +156,14 @@ def build_pipeline(
 def shot_inputs(
     pipe: WanPipeline | WanImageToVideoPipeline,
     shots: ShotList,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
     *,
     embeddings: Tensor | None = None,
     negative_embeddings: Tensor | None = None,
 ) -> dict[str, Any]:
     """What to call a Wan pipeline with for a shot list: `pipe(**shot_inputs(pipe, shots), ...)`.
 
+    negative_prompt: instead of the shots' own, which is theirs unless it is given.
     embeddings: (shots, K, C) text of each shot, used instead of the pipeline's text encoder;
         negative_embeddings: (1 or shots, K, C).
     Raises ShotMismatchError, also for captions that are too long and for text that isn't numbers.
@@ -178,11 +179,12 @@ def shot_inputs(
             raise ShotMismatchError(
                 "the pipeline has no text encoder; load it with text_encoder=, or pass embeddings."
             )
-        texts = (*shots.texts, negative_prompt)
+        negative = shots.negative if negative_prompt is None else negative_prompt
+        texts = (*shots.texts, negative)
         check_lengths(pipe.tokenizer, texts)
         encoded = {text: _encode(pipe, text) for text in dict.fromkeys(texts)}
         embeddings = torch.cat([encoded[text] for text in shots.texts])
-        negative_embeddings = encoded[negative_prompt]
+        negative_embeddings = encoded[negative]
     width = pipe.transformer.config.text_dim
     check_embeddings(embeddings.shape, len(shots.shots), width)
     for given in (embeddings, negative_embeddings):

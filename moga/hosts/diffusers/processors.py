@@ -51,7 +51,8 @@ class _Covering:
 class MoGASelfAttention(_Covering):
     """Self-attention of block `index`: q, k and v as in plain Wan, MoGA in the middle.
 
-    config: None where it is always plain; then only the RoPE tables are freed of the call.
+    config: None where it is always plain; then the RoPE tables are freed of the call, and who
+    watches is shown q, k and v.
     """
 
     def __init__(self, plain: Any, index: int, config: MoGAConfig | None, backend: str) -> None:
@@ -71,7 +72,8 @@ class MoGASelfAttention(_Covering):
         """hidden_states (B, L, C) -> (B, L, C); rotary_emb is (cos, sin, call)."""
         call = call_of(rotary_emb)
         tables = None if rotary_emb is None else rotary_emb[:2]
-        if call is None or call.layout is None:
+        plain = call is None or call.layout is None
+        if plain and (call is None or call.watch is None):
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
         q, k, v = _project(attn, hidden_states)
         q, k = attn.norm_q(q), attn.norm_k(k)
@@ -79,6 +81,10 @@ class MoGASelfAttention(_Covering):
         # Under autocast the norms may give float32, which the fast kernels do not take.
         q = _rotate(q, *tables, v.dtype)
         k = _rotate(k, *tables, v.dtype)
+        if call.watch is not None:
+            _show(self, call, hidden_states, q, k, v)
+        if plain:
+            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
         out = _attend(self, attn, call, hidden_states, q, k, v).flatten(2, 3)
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -108,6 +114,11 @@ class ShotCrossAttention(_Covering):
 def call_of(rotary_emb: tuple[Any, ...] | None) -> Call | None:
     """The call that the RoPE tables carry, if they carry one."""
     return rotary_emb[2] if rotary_emb is not None and len(rotary_emb) == 3 else None
+
+
+@torch.compiler.disable
+def _show(processor: MoGASelfAttention, call: Call, *tensors: Tensor) -> None:
+    call.watch(processor.index, *tensors)
 
 
 # Segment lengths are data, so there is nothing for a compiler to specialise on.

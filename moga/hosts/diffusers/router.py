@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...routing import Routing, TokenRouter, route
+from ...routing import Routing, route
 
 
 class BlockRouter(nn.Module):
@@ -28,11 +28,6 @@ class BlockRouter(nn.Module):
         for name in ("weight", "bias"):
             tensor = weights[name].detach().to(device, torch.float32, copy=True)
             self.register_parameter(name, nn.Parameter(tensor))
-
-    @classmethod
-    def fresh(cls, dim: int, groups: int, device: torch.device) -> BlockRouter:
-        """A router as a training starts with: that of `TokenRouter`, from the global generator."""
-        return cls(TokenRouter(dim, groups, device="cpu").state_dict(), device)
 
     def forward(self, x: Tensor) -> Routing:
         """Route x (B, L, C), the tensor that q, k and v are projected from."""

@@ -145,6 +145,14 @@ class ComfyUI:
             return tuple(result.get("result", ()))
         return tuple(result) if isinstance(result, tuple) else tuple(result.result or ())
 
+    def add_pack(self, folder: Path) -> None:
+        """Load another custom node pack."""
+        import nodes
+
+        core = set(nodes.NODE_CLASS_MAPPINGS)
+        if not asyncio.run(nodes.load_custom_node(str(folder), core)):
+            raise RuntimeError(f"{folder} can't be loaded (see the log above)")
+
     def add_model(self, folder: str, filename: str, state_dict: dict, metadata=None) -> str:
         """Write a safetensors into the models folder of a type, as in "diffusion_models"."""
         import folder_paths

@@ -53,6 +53,13 @@ window.tests = {
     return Object.fromEntries(app.graph.nodes.map((node) => [node.type, values(node)]))
   },
 
+  // {input: type of the node at the other end} of those that are connected.
+  sources(type) {
+    const node = this.node(type)
+    const found = node.inputs.map(({ name }, slot) => [name, node.getInputNode(slot)?.type])
+    return Object.fromEntries(found.filter(([, origin]) => origin))
+  },
+
   disconnect(type, input) {
     const node = this.node(type)
     node.disconnectInput(node.inputs.findIndex((one) => one.name === input))

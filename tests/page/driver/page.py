@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # the tests are collected where it is missing, to be skipped
     from playwright.sync_api import Page
 
 SCRIPT = Path(__file__).with_name("page.js")
-SCHEDULE, APPLY, DECODE = "MoGAShotSchedule", "MoGAApply", "MoGADecodeToVideo"
+SCHEDULE, DECODE = "MoGAShotSchedule", "MoGADecodeToVideo"
+APPLY, APPLY_SHOTS = "MoGAApply", "MoGAApplyShots"
 SECONDS = 60
 
 
@@ -50,9 +51,13 @@ class ComfyPage:
         self._call("listen")
         self.console_errors.clear()  # of the frontend's own start
 
-    def open_workflow(self, workflow: Path) -> None:
-        """As File > Open: the names of its nodes are known when it is there."""
-        wanted = sorted(n["type"] for n in json.loads(workflow.read_text("utf-8"))["nodes"])
+    def open_workflow(self, workflow: Path, becomes: Mapping[str, str] | None = None) -> None:
+        """As File > Open: the names of its nodes are known when it is there.
+
+        becomes: types of nodes that the page replaces, and by which.
+        """
+        types = (n["type"] for n in json.loads(workflow.read_text("utf-8"))["nodes"])
+        wanted = sorted((becomes or {}).get(kind, kind) for kind in types)
         self._page.locator("#comfy-file-input").set_input_files(workflow)
         self._wait(
             "wanted => JSON.stringify(app.graph.nodes.map(n => n.type).sort()) === wanted",
@@ -77,6 +82,10 @@ class ComfyPage:
     def widgets(self) -> dict[str, dict[str, Any]]:
         """The values of all widgets: {type: {widget: value}}."""
         return self._call("values")
+
+    def sources(self, kind: str) -> dict[str, str]:
+        """What its inputs are connected to: {input: type of the node}."""
+        return self._call("sources", kind)
 
     def disconnect(self, kind: str, name: str) -> None:
         self._call("disconnect", kind, name)
