@@ -190,11 +190,11 @@ class ComfyPage:
     def held(self, address: str) -> Iterator[None]:
         """As if the server took its time for an address, to the end of the block."""
         routes = []
-        self._page.route(address, routes.append)
+        self._page.route(address, lambda route: routes.append(route))
         yield
-        self._page.unroute(address)
         for route in routes:
             route.continue_()
+        self._page.unroute(address)
 
     def graph(self) -> dict[str, Any]:
         """What Save would write."""
