@@ -107,6 +107,13 @@ def test_the_node_keeps_its_size(page, timeline):
 
 
 @both_designs
+def test_the_wheel_over_it_zooms_the_canvas(page, timeline):
+    scale = page.do("scale")
+    timeline.wheel(-300)
+    assert soon(lambda: page.do("scale") > scale)
+
+
+@both_designs
 def test_a_cut_is_dragged_at_every_zoom_and_width(page, timeline):
     for scale, size in ((2, (640, 900)), (0.4, (640, 900)), (1, (320, 500))):
         page.do("resize", *size)
@@ -147,7 +154,7 @@ def test_a_linked_script_is_drawn_from_what_the_run_got_and_never_written(page, 
     page.do("feed", fed)
     both = [timeline, page.timeline(1)]
     assert soon(lambda: [one.state for one in both] == ["linked", "linked"])
-    assert all(one.words.startswith("The script comes from another node") for one in both)
+    assert all(one.words.startswith("The shots come from another node") for one in both)
     page.run()
     drawn = ["1 0.31 s Fed.", "2 0.25 s Again."]
     wait_until(lambda: [one.shots for one in both] == [drawn, drawn], "both timelines")
@@ -202,6 +209,16 @@ def test_without_the_server_it_is_a_text_box(page, timeline):
     page.console_errors.clear()  # the browser's own, of the requests
     timeline.type("[2s] Typed again.")
     timeline.settle("1 2.06 s Typed again.")
+
+
+def test_what_is_not_drawn_yet_is_not_dragged(page, timeline):
+    other = "[2s] Other.\n[2s] Text."
+    with page.held("**/moga/timeline"):
+        timeline.write(other)
+        timeline.drag(1, 0.5)
+        assert timeline.shares == pytest.approx([65 / 201, 40 / 201, 96 / 201], abs=0.01)
+    timeline.settle("1 2.06 s Other.", "2 2.00 s Text.")
+    assert timeline.script == other
 
 
 def test_a_drag_is_given_up_where_the_text_changes_meanwhile(page, timeline):

@@ -27,6 +27,9 @@ LENGTHS = (
 )
 BRACKETS = st.sampled_from(["[]", "\uff3b\uff3d", "\u3010\u3011"])
 OTHER_LINES = st.lists(st.sampled_from(["", "# [4s] no shot", "   ", "and goes on"]), max_size=2)
+HEADS = st.sampled_from(
+    [[], ["# c"], ["global: A."], ["", "global: A.", "#"], ["negative: A.", "global: B."]]
+)
 FPS = st.sampled_from([8, 12.5, 16, 23.976, "24000/1001", 24, 60, 120])
 FORMS = st.sampled_from(["text", "json"])
 
@@ -34,7 +37,7 @@ FORMS = st.sampled_from(["text", "json"])
 @st.composite
 def texts(draw, least=1):
     """A script as people write it, of at least so many shots."""
-    lines = draw(st.sampled_from([[], ["# c"], ["global: A city."], ["", "global: A city.", "#"]]))
+    lines = draw(HEADS)
     for _ in range(draw(st.integers(least, 6))):
         opening, closing = draw(BRACKETS)
         indent = draw(st.sampled_from(["", "  ", "\t"]))
@@ -98,7 +101,7 @@ def test_an_added_shot_is_the_last_and_as_long_as_the_one_before(script):
     before = ShotList.parse(text, fps)
     last = before.shots[-1]
     after = ShotList.parse(add_shot(text, fps), fps)
-    assert after.global_caption == before.global_caption
+    assert (after.global_caption, after.negative) == (before.global_caption, before.negative)
     assert after.shots == (*before.shots, Shot(NEW_CAPTION, last.seconds, last.frames))
 
 

@@ -42,7 +42,8 @@ export class Asker {
   edit(question, edit, then) {
     this.cancel();
     this.#send({ ...question, edit }, (answer) => {
-      if (answer?.timeline) keep({ ...question, script: answer.script }, { timeline: answer.timeline });
+      const { script, timeline } = answer ?? {};
+      if (timeline) keep({ ...question, script }, { timeline });
       then(answer);
     });
   }

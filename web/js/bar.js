@@ -75,9 +75,7 @@ export class Bar {
 
   #drawShot(shot, index) {
     const made = (this.#shots[index] ??= this.#addShot());
-    const [time, block] = made.children;
-    const [number, , caption] = block.children;
-    time.textContent = index ? shot.at : "";
+    const [number, , caption] = made.querySelectorAll("span");
     number.textContent = index + 1;
     caption.textContent = shot.caption;
     made.title =
@@ -122,6 +120,7 @@ export class Bar {
       this.#shots[i].style.flexGrow = length;
       this.#shots[i].querySelector(".moga-length").textContent = `${(length / fps).toFixed(2)} s`;
       if (!i) return;
+      this.#shots[i].querySelector(".moga-time").textContent = (starts[i] / fps).toFixed(2);
       const { style } = this.#cuts[i - 1];
       style.left = share(starts[i]);
       // Short shots keep a middle that is no cut's.

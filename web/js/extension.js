@@ -22,9 +22,7 @@ if (isNewEnough(window.__COMFYUI_FRONTEND_VERSION__ ?? "0.0")) {
       api.addEventListener("graphChanged", refreshAll);
       api.addEventListener("reconnected", refreshAll);
     },
-    afterConfigureGraph() {
-      refreshAll();
-      setTimeout(refreshAll, 300); // what runs have shown is put back into a graph only after this
-    },
+    afterConfigureGraph: refreshAll,
+    onNodeOutputsUpdated: refreshAll, // what runs have shown is put back after the graph
   });
 }

@@ -8,22 +8,22 @@ const inputOf = (node, name) =>
 
 export const isLinked = (node, name) => inputOf(node, name)?.link != null;
 
-// Where the shots come from another node: from a text that is linked, or from nodes that are wired.
-export const hasOtherSource = (node) =>
-  isLinked(node, "script") ||
-  Boolean(node.inputs?.some(({ type, link }) => type === "MOGA_SHOT_CHAIN" && link != null));
+// Whether the shots come from another node: from a text that is linked, or from Shot nodes.
+export const hasOtherSource = (node) => isLinked(node, "script") || isLinked(node, "chain");
 
 // What the last run drew of what reached the node; null before one.
 export function lastRun(node) {
-  const inside = node.graph && node.graph !== app.rootGraph && node.graph !== app.graph?.rootGraph;
-  const key = inside && node.graph.id ? `${node.graph.id}:${node.id}` : String(node.id);
-  const outputs = app.nodeOutputs ?? {};
-  return (outputs[key] ?? outputs[node.id])?.timeline?.[0] ?? null;
+  const key = node.graph === app.rootGraph ? node.id : `${node.graph?.id}:${node.id}`;
+  return app.nodeOutputs?.[key]?.timeline?.[0] ?? null;
 }
 
 export function question(node) {
-  const fps = isLinked(node, "fps") ? lastRun(node)?.fps : widgetOf(node, "fps")?.value;
-  return { script: String(widgetOf(node, "script")?.value ?? ""), fps: fps ?? 16, latent: latent(node) };
+  const typed = widgetOf(node, "fps")?.value ?? 16;
+  return {
+    script: String(widgetOf(node, "script")?.value ?? ""),
+    fps: (isLinked(node, "fps") && lastRun(node)?.fps) || typed,
+    latent: latent(node),
+  };
 }
 
 // The node that makes a latent of our length, with the size that it makes; null if none is wired.
@@ -56,7 +56,8 @@ export function watch(node, changed) {
     const widget = widgetOf(node, name);
     if (widget) chain(widget, "callback", changed);
   }
-  for (const name of ["onConfigure", "onConnectionsChange", "onExecuted"]) chain(node, name, changed);
+  const events = ["onConfigure", "onConnectionsChange", "onExecuted"];
+  for (const name of events) chain(node, name, changed);
 }
 
 export function chain(object, name, then) {

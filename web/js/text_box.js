@@ -2,8 +2,8 @@
 
 const MARK = "rgb(220 60 60 / 30%)";
 const COPIED = [
-  "font", "letterSpacing", "lineHeight", "padding", "border", "boxSizing", "tabSize", "textIndent",
-  "wordBreak", "overflowWrap",
+  "font", "letterSpacing", "lineHeight", "padding", "tabSize", "textIndent", "wordBreak",
+  "overflowWrap",
 ];
 
 // The box that can be seen: the widget's own, or the one that Nodes 2.0 made; null when collapsed.
@@ -33,8 +33,11 @@ function linePlace(box, [start, end]) {
   const style = getComputedStyle(box);
   for (const name of COPIED) copy.style[name] = style[name];
   Object.assign(copy.style, {
-    position: "fixed", visibility: "hidden", whiteSpace: "pre-wrap", overflowY: "hidden",
-    boxSizing: "border-box", width: `${box.clientWidth}px`, borderStyle: "none",
+    position: "fixed",
+    visibility: "hidden",
+    whiteSpace: "pre-wrap",
+    boxSizing: "border-box",
+    width: `${box.clientWidth}px`,
   });
   const line = document.createElement("span");
   line.textContent = box.value.slice(start, end) || " ";
@@ -70,16 +73,20 @@ export class LineMark {
 
   clear() {
     this.#resized.disconnect();
-    if (this.#box) for (const name of ["backgroundImage", "backgroundAttachment"]) this.#box.style[name] = "";
+    const plain = { backgroundImage: "", backgroundAttachment: "" };
+    if (this.#box) Object.assign(this.#box.style, plain);
     this.#box = null;
   }
 
   #draw() {
     if (!this.#box?.isConnected || !this.#box.clientWidth) return;
     const [top, height] = linePlace(this.#box, lineSpan(this.#box.value, this.#line));
-    const edges = `transparent ${top}px, ${MARK} ${top}px, ${MARK} ${top + height}px, transparent ${top + height}px`;
-    // The second layer keeps the box's own colour under its scroll bar.
-    this.#box.style.backgroundImage = `linear-gradient(${edges}), linear-gradient(#0000, #0000)`;
-    this.#box.style.backgroundAttachment = "local, scroll";
+    const [from, to] = [`${top}px`, `${top + height}px`];
+    const edges = `transparent ${from}, ${MARK} ${from}, ${MARK} ${to}, transparent ${to}`;
+    Object.assign(this.#box.style, {
+      // The second layer keeps the box's own colour under its scroll bar.
+      backgroundImage: `linear-gradient(${edges}), linear-gradient(#0000, #0000)`,
+      backgroundAttachment: "local, scroll",
+    });
   }
 }

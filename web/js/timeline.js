@@ -1,12 +1,21 @@
 // One timeline on one node. It keeps nothing: the text box says what is drawn, and the server how.
 import { Asker } from "./ask.js";
 import { Bar } from "./bar.js";
-import { chain, hasOtherSource, lastRun, question, watch, widgetOf, writeScript } from "./schedule.js";
+import { handOn } from "./canvas.js";
+import {
+  chain,
+  hasOtherSource,
+  lastRun,
+  question,
+  watch,
+  widgetOf,
+  writeScript,
+} from "./schedule.js";
 import { LineMark, selectLine, textBox } from "./text_box.js";
 
 const HEIGHT = 96; // as in timeline.css
 const MARGIN = 10; // that ComfyUI leaves around an element on a node
-const NOT_RUN = "The script comes from another node: it is drawn here after a run.";
+const NOT_RUN = "The shots come from another node: they are drawn here after a run.";
 const AWAY = "No timeline: the server does not answer. What is typed counts all the same.";
 
 const onPage = new Set();
@@ -19,6 +28,7 @@ export function refreshAll() {
 export function addTimeline(node) {
   loadStyle();
   const timeline = new Timeline(node);
+  handOn(timeline.bar.element);
   // A type of its own: where a graph is put back as it was (undo, another tab), Nodes 2.0 goes on
   // to show the element of the node before, if that had a widget of the same name and type.
   const type = `moga_timeline_${++made}`;
@@ -113,6 +123,7 @@ class Timeline {
       if (stale || hasOtherSource(this.#node)) return this.refresh();
       if (!answer?.timeline) return this.#show(answer);
       writeScript(this.#node, answer.script);
+      this.#drawn = ""; // draw anew, even if the text is as it was
       this.refresh();
       if (edit.add) requestAnimationFrame(() => this.#selectNew(answer.timeline.shots.at(-1)));
     });

@@ -71,6 +71,10 @@ window.tests = {
       .map((node) => node.type)
   },
 
+  scale() {
+    return app.canvas.ds.scale
+  },
+
   title() {
     return document.title
   },

@@ -186,6 +186,16 @@ class ComfyPage:
         yield
         self._page.unroute(address)
 
+    @contextlib.contextmanager
+    def held(self, address: str) -> Iterator[None]:
+        """As if the server took its time for an address, to the end of the block."""
+        routes = []
+        self._page.route(address, lambda route: routes.append(route))
+        yield
+        for route in routes:
+            route.continue_()
+        self._page.unroute(address)
+
     def graph(self) -> dict[str, Any]:
         """What Save would write."""
         return self._page.evaluate("app.graph.serialize()")

@@ -128,6 +128,10 @@ class Timeline:
     def click(self, shot: int) -> None:
         self._page.mouse.click(*self._middle(f".moga-shot:nth-child({shot})"))
 
+    def wheel(self, by: float) -> None:
+        self._page.mouse.move(*self._middle(".moga-track"))
+        self._page.mouse.wheel(0, by)
+
     def add(self) -> None:
         self._page.mouse.click(*self._middle(".moga-plus"))
 
