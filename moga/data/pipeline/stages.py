@@ -3,12 +3,13 @@
 A stage over films is a function (film, settings of that film, place) -> film, run in any process;
 one over the whole dataset is a function (films, settings, folder) -> None. Neither keeps anything
 between calls but models, so that a stage may stop and go on anywhere. A stage that finds a film
-unusable raises a MogaError: it is then dropped, with these words for a reason.
+unusable raises a FilmError: it is then dropped, with these words for a reason. Any other error
+ends the run, with what is done kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class Stage:
     more whenever the same settings give something else.
 
     where: "processes" (each film in any process), "threads" (films in threads of the first
-    process, for what waits on a network), or "dataset" (once, over all films).
+    process, for what waits on a network), or "dataset" (once, over all films). check: asked before
+    any work, raises a MogaError for settings that the stage cannot do with.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stage:
     what: str
     where: Literal["processes", "threads", "dataset"] = "processes"
     version: int = 1
+    check: Callable[[Settings], None] | None = None
 
 
 def _probe(film: Film, settings: Settings, place: Place) -> Film:
@@ -66,14 +69,40 @@ def _crop(film: Film, settings: Settings, place: Place) -> Film:
     return crop(film, settings)
 
 
+def _check_probe(settings: Settings) -> None:
+    from .checks import check_probe
+
+    check_probe(settings)
+
+
+def _check_split(settings: Settings) -> None:
+    from .checks import check_split
+
+    check_split(settings)
+
+
+def _check_score(settings: Settings) -> None:
+    from .checks import check_score
+
+    check_score(settings)
+
+
 STAGES = (
-    Stage("probe", _probe, ("probe",), "what each file is, and whether it is good enough"),
-    Stage("split", _split, ("split",), "shots, by two cut detectors"),
-    Stage("score", _score, ("score", "text"), "motion, clarity, exposure and text of each shot"),
+    Stage("probe", _probe, ("probe",), "what each file is, and whether it is good enough",
+          check=_check_probe),
+    Stage("split", _split, ("split",), "shots, by two cut detectors", check=_check_split),
+    Stage("score", _score, ("score", "text"), "motion, clarity, exposure and text of each shot",
+          check=_check_score),
     Stage("crop", _crop, ("crop",), "the largest clean rectangle of each shot"),
-)
+)  # fmt: skip
 
 
-def named(name: str, stages: Iterable[Stage] = STAGES) -> Stage:
+def named(name: str) -> Stage:
     """The stage of that name."""
-    return next(stage for stage in stages if stage.name == name)
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def before(stage: Stage) -> tuple[Stage, ...]:
+    """The stages over films that come before one."""
+    earlier = STAGES[: STAGES.index(stage)]
+    return tuple(other for other in earlier if other.where != "dataset")
