@@ -42,7 +42,9 @@ class Split(Section):
     learned: When = Field(
         "always", description="TransNetV2; doubt: only where the others leave doubt"
     )
-    weights: Path | None = Field(None, description="a state dict instead of TransNetV2's own")
+    weights: Path | None = Field(
+        None, description="TransNetV2's in safetensors, or another network in TorchScript"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: twice as fast on some")
     learned_threshold: Share = Field(0.5, description="of the learned one alone, for a cut")
     low: Share = Field(0.1, description="learned scores that confirm a cut, or are in a transition")

@@ -280,7 +280,7 @@ def test_the_dataset_may_lie_among_the_films(tmp_path):
         (["build", ".", "--split.lerned", "never"], "did you mean split.learned?"),
         (["build", ".", "--config", "no.toml"], "CONFIG is no.toml, which is not there"),
         (["build", ".", "--split.weights", "no.pth"], "split.weights is no.pth, which is not"),
-        (["build", ".", "--split.weights", "a.txt"], "which does not hold TransNetV2's weights"),
+        (["build", ".", "--split.weights", "a.txt"], "a.txt, which cannot be used ("),
         (["build", ".", "--probe.aesthetic", "no.pt"], "probe.aesthetic is no.pt, which is not"),
         (["split", "--redo", "probe"], "give it to build, or to probe itself"),
     ],
