@@ -53,7 +53,7 @@ def main() -> None:
 def measured(folder: Path, quick: bool) -> dict[str, Any]:
     from accuracy import known_film
 
-    count = 3 if quick else 14
+    count = 3 if quick else 12
     joins = {}
     for kind in ("cut", "dissolve", "fade", "mixed"):
         joins[kind] = known_film(folder / f"{kind}.mp4", kind, count)

@@ -50,18 +50,18 @@ def test_every_cut_is_clean_and_at_its_frame(cuts, learned):
 def test_cuts_dissolves_and_fades_are_told_apart(mixed):
     path, joins = mixed
     found = accuracy(joins, between(shots_of(path, "always")))
-    assert found.recall >= 13 / 14 and found.precision >= 13 / 14 and found.off <= 6
+    assert found.recall >= 11 / 12 and found.precision == 1 and found.off <= 6
 
 
 def test_without_the_learned_detector_two_others_have_to_agree(cuts, mixed):
     path, joins = cuts
     film = shots_of(path, "never")
     assert film.source.learned == "never" and film.source.scores["learned_share"] == 0
-    assert accuracy(joins, between(film)).recall >= 11 / 14
+    assert accuracy(joins, between(film)).recall >= 9 / 12
     clean = [b for b in between(film) if b.kind == "cut"]
     assert {tuple(sorted(b.detectors)) for b in clean} == {("content", "histogram")}
     path, joins = mixed
-    assert accuracy(joins, between(shots_of(path, "never"))).recall >= 9 / 14
+    assert accuracy(joins, between(shots_of(path, "never"))).recall >= 9 / 12
 
 
 def test_shots_leave_transitions_out_and_short_ones_are_dropped_with_the_reason(mixed):
@@ -267,4 +267,6 @@ def test_fast_films_are_read_at_a_part_of_their_rate(tmp_path):
     source = source_of(fast)
     assert source.fps == 30 and source.frames == 300
     film = shots_of(fast, "never")
-    assert {30, 75, 137, 187} <= {round(b.first * 25 / 30) for b in between(film)} | {75, 76}
+    found = [b.first * 25 / 30 for b in between(film)]
+    for cut in (30, 76, 137, 187, 242):
+        assert min(abs(time - cut) for time in found) <= 1
