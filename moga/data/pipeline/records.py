@@ -187,10 +187,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Film:
-    """A source with its shots: what goes from stage to stage."""
+    """A source, its shots and the samples made of them: what goes from stage to stage."""
 
     source: Source
     shots: tuple[Shot, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 def to_json(record: Any) -> Any:
