@@ -31,7 +31,8 @@ class Excerpt:
     """Spans of a video one after the other, of all pictures the same rectangle.
 
     spans: (start, end) in seconds from the video's first picture; none for all of it. crop: x, y,
-    width, height in pixels of the picture as it is shown (upright, pixels square).
+    width, height in pixels of the picture as it is shown: upright, and where pixels are not square
+    wider or higher than it is stored.
     """
 
     spans: tuple[tuple[float, float], ...] = ()
@@ -135,6 +136,9 @@ def _look(video: Path, size: int, modified: int) -> _Place:
     wide, high, over, under = (
         int(number) for found in (shape, aspect) for number in found.groups()
     )
-    if over and under:
-        wide = round(Fraction(wide * over, under))
+    aspect = Fraction(over, under) if over and under else Fraction(1)
+    if aspect > 1:
+        wide = round(wide * aspect)
+    else:
+        high = round(high / aspect)
     return _Place(int(picture[1]), kind[1].startswith(_INDEXED), (wide, high))

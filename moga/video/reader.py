@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ def read_frames(
     start: float = 0.0,
     frames: int | None = None,
     excerpt: Excerpt = WHOLE,
+    before: Sequence[str] = (),
 ) -> Iterator[np.ndarray]:
     """Frames of a video, uint8 (T, height, width, 3) in RGB, a few at a time.
 
@@ -41,6 +42,7 @@ def read_frames(
         round, repeats its last one.
     excerpt: the parts that are read, as if they were the video. Each begins with a frame of the
         rate, and only they are decoded where the container says where pictures lie.
+    before: filters of ffmpeg that pictures go through first.
     ffmpeg ends with the iterator, wherever that is left. Of a video, the pictures before `start`
     are decoded too, so that every start gives the very frames that reading from 0 gives. Raises
     VideoReadError, also where ffmpeg met errors in the pictures so far: of `frames`, the last are
@@ -52,11 +54,11 @@ def read_frames(
         end = "" if frames is None else f":end_frame={first + frames}"
         chosen = f"fps={frame_rate(fps)},trim=start_frame={first}{end}"
         source = ["-i", f"file:{video}"]
-        filters = f"{chosen},{shape}"
+        filters = ",".join([*before, chosen, shape])
         yield from _read(video, excerpt, source, filters, (height, width), frames)
         return
     for run in excerpt.runs(fps, first, frames):
-        filters = f"{run.filters(video, fps)},{shape}"
+        filters = ",".join([*before, run.filters(video, fps), shape])
         yield from _read(video, excerpt, run.input(video), filters, (height, width), run.count)
 
 
@@ -120,7 +122,10 @@ def _shape(width: int, height: int, crop: tuple[int, int, int, int] | None) -> s
     part = ""
     if crop is not None:
         x, y, wide, high = crop
-        part = f"crop=w='round({wide}/sar)':h={high}:x='round({x}/sar)':y={y},"
+        part = (
+            f"crop=w='round({wide}/max(sar,1))':h='round({high}*min(sar,1))'"
+            f":x='round({x}/max(sar,1))':y='round({y}*min(sar,1))',"
+        )
     return (
         f"{part}scale={cover}:flags=bicubic+accurate_rnd+full_chroma_int,format=rgb24,"
         f"crop={width}:{height}"
