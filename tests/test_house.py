@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms from the ground up: each may import from those before it, and from itself.
 FLOORS = (
     ("errors", "wan"),
-    ("files", "config", "toml_settings"),
+    ("files", "config", "locks", "toml_settings"),
     ("tensor_file", "layout", "routing"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import TrainingError
-from .locks import Lock, LockError
+from ..locks import Lock, LockError
 from .workspace import Workspace
 
 

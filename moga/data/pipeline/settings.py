@@ -42,12 +42,17 @@ class Split(Section):
         "always", description="TransNetV2; doubt: only where the others leave doubt"
     )
     weights: Path | None = Field(None, description="a state dict instead of TransNetV2's own")
-    learned_threshold: Share = 0.5
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: twice as fast on some")
+    learned_threshold: Share = Field(0.5, description="of the learned one alone, for a cut")
+    low: Share = Field(0.1, description="learned scores that confirm a cut, or are in a transition")
+    gradual: Share = Field(0.35, description="the highest learned score of a transition, at least")
     adaptive: Positive = Field(3.0, description="PySceneDetect's adaptive threshold")
     content: Positive = Field(27.0, description="PySceneDetect's content threshold")
     agreement: Annotated[int, Field(ge=0)] = Field(2, description="frames apart, a clean cut still")
-    low: Share = Field(0.1, description="learned scores from here on belong to a transition")
-    margin: Annotated[int, Field(ge=0)] = Field(2, description="frames around a transition to trim")
+    histogram: Share = Field(0.45, description="change of colours that is a transition by itself")
+    confirm: Share = Field(0.35, description="change of colours that confirms a cut")
+    doubt: Share = Field(0.42, description="change of colours that the learned one is asked about")
+    margin: Annotated[int, Field(ge=0)] = Field(1, description="frames around a transition to trim")
     seconds_least: Amount = Field(1.0, description="shorter shots are dropped")
 
 
