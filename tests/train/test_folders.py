@@ -11,10 +11,10 @@ import time
 import pytest
 from training_runs import equal, log, refused, train, train_alone, weights
 
+from moga.locks import Lock
 from moga.train.cache.partials import writing_cache
 from moga.train.errors import TrainingError
 from moga.train.folders import alone_in
-from moga.locks import Lock
 from moga.train.workspace import Workspace
 
 HOLD = """

@@ -9,9 +9,10 @@ from pathlib import Path
 from ...files import require_space
 from ...video.excerpt import Excerpt
 from ...video.formats import Encoder, ffv1, h264
-from ...video.reader import read_frames
+from ...video.reader import VideoReadError, read_frames
 from ...video.writer import FULL_DISK, VideoError, VideoWriter, partial_of
 from .decode import upright
+from .facts import FilmError
 from .records import Decision, Film, Sample, Source
 from .settings import Merge, Settings
 
@@ -21,8 +22,8 @@ FOLDER = "clips"
 def merge(film: Film, settings: Settings, folder: Path) -> Film:
     """The film with a video for each of its samples. folder: the dataset.
 
-    A clip that is there already is kept: its name tells what it shows. Raises what reading a film
-    and writing a video raise; NoSpaceError for a full disk.
+    A clip that is there already is kept: its name tells what it shows. Raises FilmError for a film
+    that cannot be read, VideoError, NoSpaceError for a full disk.
     """
     virtual, why = _virtual(film.source, settings.merge)
     samples = []
@@ -93,6 +94,8 @@ def _encode(sample: Sample, source: Source, merge: Merge, path: Path) -> None:
         with VideoWriter(path, width, height, sample.fps, encoder) as video:
             for chunk in frames:
                 video.write(chunk)
+    except VideoReadError as error:
+        raise FilmError(str(error)) from None
     except VideoError:
         require_space(path.parent, 2 * FULL_DISK, "a clip", "make room and start again")
         raise

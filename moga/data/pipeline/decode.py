@@ -15,8 +15,8 @@ from .records import Source
 
 _CHUNK = 1 << 23  # bytes of pictures held at a time
 # From the light of a scene to what a plain screen shows.
-_TONES = ("zscale=t=linear:npl=100,format=gbrpf32le,tonemap=hable:desat=0,"
-          "zscale=p=bt709:t=bt709:m=bt709:r=tv:d=none,format=yuv420p")  # fmt: skip
+_TONES = ("format=yuv444p10le,zscale=t=linear:npl=100,format=gbrpf32le,tonemap=hable:desat=0,"
+          "zscale=p=bt709:t=bt709:m=bt709:r=tv:d=none,format=yuv444p")  # fmt: skip
 
 
 def upright(source: Source) -> list[str]:

@@ -34,7 +34,9 @@ def examine(source: Source, fps_most: float) -> Source:
         with open(source.path, "rb") as file, av.open(file, metadata_errors="replace") as container:
             stream = _pictures(container)
             first, timing = _first(container, stream), _timing(container, stream)
-            return _described(source, stream, first, timing, fps_most, bool(container.streams.audio))
+            return _described(
+                source, stream, first, timing, fps_most, bool(container.streams.audio)
+            )
     except (av.FFmpegError, OSError) as error:
         words = plain(getattr(error, "strerror", None) or str(error))
         raise FilmError(f"cannot be read ({words}); replace the file.") from None
@@ -137,9 +139,7 @@ def _rate(stream: Any, timing: _Timing) -> Fraction:
     return measured.limit_denominator(1001)
 
 
-def _facts(
-    source: Source, stream: Any, frame: Any, variable_rate: bool, has_audio: bool
-) -> Facts:
+def _facts(source: Source, stream: Any, frame: Any, variable_rate: bool, has_audio: bool) -> Facts:
     context = stream.codec_context
     aspect = stream.sample_aspect_ratio
     return Facts(

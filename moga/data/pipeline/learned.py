@@ -140,9 +140,7 @@ class Learned:
     without a look scores are 0. It is asked when the 25 frames after the block have been given.
     """
 
-    def __init__(
-        self, network: Network, wanted: Callable[[int, int], bool] | None = None
-    ) -> None:
+    def __init__(self, network: Network, wanted: Callable[[int, int], bool] | None = None) -> None:
         self._network, self._wanted = network, wanted
         self._frames = np.empty((0, HEIGHT, WIDTH, 3), np.uint8)  # from _CONTEXT before _start on
         self._start = self._asked = self._given = 0
@@ -158,7 +156,7 @@ class Learned:
             self._ask(self._asked + _BLOCK)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores of all frames, float32 (T,), of both kinds, and bool (T,): which were looked at."""
+        """Scores of all frames, float32 (T,), of both kinds, and bool (T,): what was looked at."""
         if self._given:
             self._frames = np.concatenate([self._frames, *[self._frames[-1:]] * _CONTEXT])
         while self._asked < self._given:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_HEIGHT = 480  # that sharpness is measured at: the trainer's, so that what it has to blow up is soft
+_HEIGHT = (
+    480  # that sharpness is measured at: the trainer's, so that what it has to blow up is soft
+)
 _DARK, _BRIGHT = 20, 245
 _NOISE = 4.0  # grey levels squared that a flat picture may vary by
 _SMALLEST = 0.2  # of width and of height: with less between borders, the picture itself is dark

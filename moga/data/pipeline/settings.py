@@ -31,6 +31,7 @@ class Probe(Section):
     dark_most: Share = Field(1.0, description="share of pixels that are black")
     bright_most: Share = Field(1.0, description="share of pixels that are white")
     borders_most: Share = Field(0.5, description="share of the picture that black borders take")
+    black: Annotated[int, Field(ge=0, le=255)] = Field(24, description="grey level of a border")
     aesthetic: Path | None = Field(None, description="TorchScript file of a predictor of yours")
     aesthetic_least: float = Field(0.0, description="asked for where there is a predictor")
 
@@ -74,6 +75,9 @@ class TextBoxes(Section):
     frames: Count = Field(3, description="read in a shot")
     side: Annotated[int, Field(ge=64)] = Field(736, description="pixels of the longer side, read")
     confidence: Share = Field(0.5, description="of a box; less is no text")
+    edges: Share = Field(
+        0.1, description="of a spot with edges that stay; with doubt, more is read"
+    )
     share: Share = Field(0.6, description="of the frames that a text is in, to persist")
     padding: Annotated[int, Field(ge=0)] = Field(4, description="pixels around a box")
 
@@ -85,7 +89,6 @@ class Crop(Section):
         "source", description="source, target (merge.width and height), or such as 16:9"
     )
     share_least: Share = Field(0.5, description="of the picture; with less left it is dropped")
-    black: Annotated[int, Field(ge=0, le=255)] = Field(24, description="grey level of a border")
 
 
 class Caption(Section):
@@ -123,7 +126,9 @@ class Merge(Section):
     width: Count = 832
     height: Count = 480
     clips: Literal["encoded", "virtual"] = "encoded"
-    quality: Annotated[int, Field(ge=0, le=51)] = Field(16, description="x264's crf; 0 is lossless")
+    quality: Annotated[int, Field(ge=0, le=51)] = Field(
+        16, description="x264's crf; 0 is lossless, FFV1 in mkv"
+    )
 
 
 class Report(Section):
@@ -168,6 +173,12 @@ class Settings(Section):
                 for section, values in said.items():
                     data[section] |= values
         return Settings.model_validate(data)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values that are read back as these settings, and tell overrides from defaults."""
+        data = self.model_dump(mode="json", exclude={"sources"})
+        said = [one.model_dump(mode="json", exclude_unset=True) for one in self.sources]
+        return {**data, "sources": said}
 
 
 def read_settings(path: Path | None, words: Sequence[str] = ()) -> Settings:

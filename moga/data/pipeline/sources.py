@@ -14,7 +14,25 @@ from .records import Decision, Source
 
 # What is tried in a folder; a file that is named itself is always tried.
 ENDINGS = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 _PIECE = 1 << 20  # bytes hashed at the beginning, in the middle and at the end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def _shots(
 ) -> Iterator[Shot]:
     ends = Boundary("start", 0, 0), Boundary("end", source.frames, source.frames)
     all_of_them = [ends[0], *boundaries, ends[1]]
-    for index, (before, after) in enumerate(zip(all_of_them, all_of_them[1:], strict=False)):
+    for index, (before, after) in enumerate(pairwise(all_of_them)):
         start = before.last + (settings.margin if before.kind == "transition" else 0)
         end = after.first - (settings.margin if after.kind == "transition" else 0)
         start = min(start, source.frames)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numbered import HEIGHT, WIDTH, numbered, numbers
 
 from moga.data.pipeline.clips import clip_size, excerpt_of, merge
+from moga.data.pipeline.facts import FilmError
 from moga.data.pipeline.plan import plan
 from moga.data.pipeline.records import Boundary, Box, Facts, Film, Sample, Shot, Source
 from moga.data.pipeline.rows import row_of, write_rows
 from moga.data.pipeline.settings import Merge, Report, Settings
 from moga.data.rows import examine, read_rows
-from moga.video.reader import VideoReadError, read_frames
+from moga.video.reader import read_frames
 
 COUNT = 260
 AT = (24, 10)  # of the numbers, in pictures of BIG
@@ -190,7 +191,7 @@ def test_what_is_there_is_kept_and_what_is_asked_for_otherwise_is_made(sources, 
 def test_a_film_that_ends_early_is_told_and_leaves_no_clip(sources, tmp_path):
     film = plan(a_film(sources["h264.mp4"], [(200, COUNT + 90)]), how(24))
     with pytest.raises(
-        VideoReadError, match=r"^coded_h264\.mp4 cannot be read to its end \(it ended"
+        FilmError, match=r"^coded_h264\.mp4 cannot be read to its end \(it ended"
     ):
         merge(film, how(24), tmp_path)
     assert list((tmp_path / "clips").iterdir()) == []

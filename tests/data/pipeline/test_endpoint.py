@@ -20,7 +20,6 @@ from moga.data.pipeline.captions.memory import Memory, Spent
 from moga.data.pipeline.captions.stage import caption, check_captions
 from moga.data.pipeline.records import Boundary, Box, Film, Shot, Source
 from moga.data.pipeline.settings import Caption, Merge, Settings
-from moga.data.pipeline.stages import StoppedError
 
 SHOTS, FRAMES = 3, 30
 SAME = "It shows the same bright square as before, seen from the other side."
@@ -167,7 +166,7 @@ def test_nobody_calls_while_the_server_asks_to_wait(film, tmp_path):
 def test_a_server_that_stays_down_stops_the_run(film, tmp_path, status):
     with ChatServer(CAPTION, *[status] * 99) as server:
         settings = asked(server, tries=3, concurrency=1)
-        with pytest.raises(StoppedError) as caught:
+        with pytest.raises(EndpointError) as caught:
             caption(film, settings, tmp_path)
     assert len(server.calls) == 4  # the shots after it are not tried
     assert "failed 3 times, at last so: " in str(caught.value)
@@ -316,7 +315,7 @@ def test_what_can_be_wrong_is_said_at_once(tmp_path, monkeypatch):
             check_captions(asked(server, key_variable="MY_KEY", model="qwen-vl"))
         check_captions(asked(server, key_variable="MY_KEY", model="qwen-vl-7b"))
     check_captions(Settings())
-    with pytest.raises(StoppedError, match=r"^caption\.required is on and caption\.by is none"):
+    with pytest.raises(EndpointError, match=r"^caption\.required is on and caption\.by is none"):
         check_captions(Settings(caption=Caption(required=True)))
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ....errors import MogaError
 from ....shots.script import shorten
 from ..settings import Caption
-from ..stages import StoppedError
 from .answers import AnswerError
 from .memory import Memory, Spent, question
 from .pace import Pace, asked_to_wait
@@ -30,8 +30,11 @@ _AGAIN = (408, 409, 425, 429)  # and 500 upwards
 _JPEG = 90
 
 
-class EndpointError(StoppedError):
-    """An endpoint that does not answer, or not so; the message has its words and the fix."""
+class EndpointError(MogaError, RuntimeError):
+    """An endpoint that does not answer, or not so; the message has its words and the fix.
+
+    No film is at fault, so it ends the run, which goes on when it is started again.
+    """
 
 
 class _Again(Exception):

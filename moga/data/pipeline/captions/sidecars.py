@@ -10,15 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ....errors import MogaError
 from ....shots import Shot, ShotScriptError
 from ....shots.script import one_line, show
+from ..facts import FilmError
 
 ENDINGS = (".json", ".srt", ".vtt", ".txt")  # the first that is there is read
 _FORM = 'write {"global": "...", "shots": [{"start": 0, "end": 2.5, "caption": "..."}]}.'
 
 
-class SidecarError(MogaError, ValueError):
+class SidecarError(FilmError):
     """A file that cannot be used; the message names it and the fix."""
 
 

@@ -12,14 +12,14 @@ from typing import TypeVar
 import numpy as np
 
 from ....video.excerpt import Excerpt
-from ....video.reader import read_frames
+from ....video.reader import VideoReadError, read_frames
 from ..decode import fitted, upright
+from ..facts import FilmError
 from ..plan import plan
 from ..records import Decision, Film, Sample, Shot, Source
 from ..settings import Caption, Settings
-from ..stages import StoppedError
 from .answers import AnswerError, caption_in, shared_in
-from .endpoint import Endpoint
+from .endpoint import Endpoint, EndpointError
 from .memory import Memory
 from .prompts import check_prompts, global_prompt, shot_prompt
 from .sidecars import find_sidecar, read_sidecar
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 def check_captions(settings: Settings) -> None:
-    """What can fail is tried before hours of work. Raises StoppedError, PromptError."""
+    """What can fail is tried before hours of work. Raises EndpointError, PromptError."""
     how = settings.caption
     if how.by == "none" and how.required:
-        raise StoppedError(
+        raise EndpointError(
             "caption.required is on and caption.by is none, so every shot would be dropped; set "
             "caption.by to endpoint or sidecar, or leave caption.required off."
         )
@@ -39,7 +39,7 @@ def check_captions(settings: Settings) -> None:
         return
     for name in ("url", "model"):
         if not getattr(how, name):
-            raise StoppedError(
+            raise EndpointError(
                 f"caption.{name} is empty and caption.by is endpoint; give one, or set caption.by "
                 "to none."
             )
@@ -50,7 +50,7 @@ def check_captions(settings: Settings) -> None:
 def caption(film: Film, settings: Settings, folder: Path) -> Film:
     """The film with captions, and with its samples. folder: the dataset.
 
-    Raises EndpointError, SidecarError, and what reading a film raises.
+    Raises FilmError for a film or a file beside it that cannot be read, EndpointError.
     """
     how = settings.caption
     if how.by == "none":
@@ -87,7 +87,10 @@ def sample_frames(source: Source, shot: Shot, count: int, side: int) -> np.ndarr
         excerpt=excerpt,
         before=upright(source),
     )
-    return np.concatenate(list(frames))
+    try:
+        return np.concatenate(list(frames))
+    except VideoReadError as error:
+        raise FilmError(str(error)) from None
 
 
 @cache
