@@ -190,9 +190,7 @@ def test_what_is_there_is_kept_and_what_is_asked_for_otherwise_is_made(sources, 
 
 def test_a_film_that_ends_early_is_told_and_leaves_no_clip(sources, tmp_path):
     film = plan(a_film(sources["h264.mp4"], [(200, COUNT + 90)]), how(24))
-    with pytest.raises(
-        FilmError, match=r"^coded_h264\.mp4 cannot be read to its end \(it ended"
-    ):
+    with pytest.raises(FilmError, match=r"^coded_h264\.mp4 cannot be read to its end \(it ended"):
         merge(film, how(24), tmp_path)
     assert list((tmp_path / "clips").iterdir()) == []
 
