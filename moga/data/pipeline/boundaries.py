@@ -7,7 +7,7 @@ transition with the frames it takes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,7 +52,13 @@ def find_boundaries(seen: Evidence, settings: Split) -> list[Boundary]:
             found.append(Boundary("cut", cut, cut, voices))
         else:
             alone.append(Boundary("transition", cut - 1, cut + 1, voices))
-    return _merged([*found, *alone])
+    return [_rounded(boundary) for boundary in _merged([*found, *alone])]
+
+
+def _rounded(boundary: Boundary) -> Boundary:
+    """With scores as precise as another number of threads gives them, too."""
+    voices = {name: round(score, 3) for name, score in boundary.detectors.items()}
+    return replace(boundary, detectors=voices)
 
 
 def is_clear(seen: Evidence, settings: Split, cut: int) -> bool:

@@ -64,7 +64,7 @@ def _limits(shot: Shot, settings: Score) -> Iterator[Limit]:
                 words="is overexposed: {value:.0%} is white, more than {limit:.0%}")  # fmt: skip
     if settings.drop_still:
         yield Limit("motion", scores["motion"], least=settings.still,
-                    words="is still: {value:.2f} grey levels a frame, less than {limit:g}")  # fmt: skip
+                    words="is still: {value:.2f} grey levels a frame, under {limit:g}")  # fmt: skip
     if "aesthetic" in scores:
         yield Limit("aesthetic", scores["aesthetic"], least=settings.aesthetic_least,
                     words="is rated {value:.2f}, less than {limit:g}")  # fmt: skip

@@ -60,7 +60,7 @@ class Split(Section):
 class Score(Section):
     """Which shots are good enough."""
 
-    clarity_least: Amount = Field(0.05, description="sharpness, the same at any resolution")
+    clarity_least: Amount = Field(0.25, description="sharpness: 0.7 is crisp, 0.2 out of focus")
     dark_most: Share = Field(0.9, description="share of pixels that are black")
     bright_most: Share = Field(0.9, description="share of pixels that are white")
     still: Amount = Field(0.3, description="mean change in grey levels a frame; below, a still")
@@ -74,7 +74,8 @@ class TextBoxes(Section):
     when: When = Field("always", description="doubt: only where edges stay in place")
     frames: Count = Field(3, description="read in a shot")
     side: Annotated[int, Field(ge=64)] = Field(736, description="pixels of the longer side, read")
-    confidence: Share = Field(0.5, description="of a box; less is no text")
+    confidence: Share = Field(0.6, description="of a box; less is no text")
+    tallest: Share = Field(0.15, description="of the picture, that a line takes; more is no text")
     edges: Share = Field(
         0.1, description="of a spot with edges that stay; with doubt, more is read"
     )

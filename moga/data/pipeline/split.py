@@ -32,7 +32,7 @@ def split(film: Film, settings: Settings, threads: int = 1) -> Film:
     found = find_boundaries(evidence, settings.split)
     source = replace(
         film.source, frames=len(watched.motion), learned=settings.split.learned,
-        scores={**film.source.scores, "learned_share": float(evidence.looked.mean())},
+        scores={**film.source.scores, "learned_share": round(float(evidence.looked.mean()), 4)},
     )  # fmt: skip
     shots = _shots(source, found, watched.motion, settings.split)
     return replace(film, source=source, shots=tuple(shots))
@@ -109,7 +109,7 @@ def _shots(
         inside = motion[start + 1 : end]
         shot = Shot(
             f"{source.id}-{index:04d}", source.id, index, start, end, before, after,
-            scores={"motion": float(inside.mean()) if len(inside) else 0.0},
+            scores={"motion": round(float(inside.mean()), 4) if len(inside) else 0.0},
         )  # fmt: skip
         if seconds < settings.seconds_least:
             reason = f"lasts {seconds:.2f} s, less than {settings.seconds_least:g} s"

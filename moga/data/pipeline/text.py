@@ -32,11 +32,11 @@ def read_boxes(picture: np.ndarray, settings: TextBoxes, threads: int = 1) -> li
         return []
     texts = []
     for corners, sure in zip(found.boxes, found.scores, strict=True):
-        if sure >= settings.confidence:
-            (x0, y0), (x1, y1) = corners.min(axis=0) / scale, corners.max(axis=0) / scale
-            box = _around(x0, y0, x1, y1, settings.padding, width, height)
-            if box is not None:
-                texts.append(Text(box, 1.0, float(sure)))
+        (x0, y0), (x1, y1) = corners.min(axis=0) / scale, corners.max(axis=0) / scale
+        line = min(x1 - x0, y1 - y0) <= settings.tallest * min(width, height)
+        box = _around(x0, y0, x1, y1, settings.padding, width, height)
+        if line and sure >= settings.confidence and box is not None:
+            texts.append(Text(box, 1.0, round(float(sure), 4)))
     return texts
 
 
