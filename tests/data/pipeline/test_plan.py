@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moga.data.pipeline.common_crop import common_crop
+from moga.data.pipeline.crop import crop
 from moga.data.pipeline.plan import group, plan, sample_frames
-from moga.data.pipeline.records import Boundary, Box, Film, Shot, Source
+from moga.data.pipeline.records import Boundary, Box, Film, Shot, Source, Text
 from moga.data.pipeline.rows import validation_sources
 from moga.data.pipeline.settings import Crop, Merge, Settings
 
@@ -17,21 +18,28 @@ SOURCE_RATES = [Fraction(24), Fraction(25), Fraction(24000, 1001), Fraction(30),
 WIDE, HIGH = 128, 72
 
 
+# Lines of text at the upper or the lower edge.
+texts = st.lists(
+    st.builds(Text, st.builds(Box, st.integers(0, 60), st.sampled_from([2, 60]), st.integers(9, 60),
+                              st.integers(4, 9)), st.just(1.0)),
+    max_size=2,
+).map(tuple)  # fmt: skip
+
+
 @st.composite
 def films(draw):
-    """Shots with transitions or nothing between them, some dropped, some with a crop."""
+    """Shots with transitions or nothing between them, some dropped, some with texts."""
     fps, start, shots = draw(st.sampled_from(SOURCE_RATES)), 0, []
     for index in range(draw(st.integers(0, 8))):
         start += draw(st.sampled_from([0, 0, 0, 7]))
         end = start + draw(st.integers(1, 300))
         edge = Boundary("cut", start, start)
-        x, y = draw(st.integers(0, 20)), draw(st.integers(0, 20))
-        crop = Box(x, y, WIDE - 40, HIGH - 20) if draw(st.booleans()) else None
         kept = draw(st.sampled_from([True, True, True, False]))
-        shot = Shot(f"s{index}", "s", index, start, end, edge, edge, crop=crop, kept=kept)
-        shots.append(replace(shot, caption=f"c{index}"))
+        shot = Shot(f"s{index}", "s", index, start, end, edge, edge, kept=kept)
+        shots.append(replace(shot, caption=f"c{index}", texts=draw(texts)))
         start = end
-    return Film(Source("s", "/s.mp4", "s.mp4", WIDE, HIGH, fps, start), tuple(shots))
+    source = Source("s", "/s.mp4", "s.mp4", WIDE, HIGH, fps, start)
+    return crop(Film(source, tuple(shots)), Settings(crop=Crop(share_least=0.2)))
 
 
 @st.composite
@@ -73,9 +81,9 @@ def test_samples_are_runs_of_good_shots_on_the_grid(film, how):
         assert indices == sorted(set(indices))  # no two parts of a shot
         assert how.merge.across_dropped or not between
         assert all(not planned.shots[n].kept for n in between)
-        if sample.crop:
-            for part in sample.shots:
-                assert inside(sample.crop, known[part.shot].crop or Box(0, 0, WIDE, HIGH))
+        box = sample.crop or Box(0, 0, WIDE, HIGH)
+        shown = [text.box for part in sample.shots for text in known[part.shot].texts]
+        assert not any(touch(box, text) for text in shown)
 
 
 @given(film=films(), how=ways())
@@ -102,13 +110,9 @@ def test_what_is_left_out_is_told(film, how):
             assert after == before
 
 
-def inside(box, other):
-    return (
-        other.x <= box.x
-        and other.y <= box.y
-        and box.x + box.width <= other.x + other.width
-        and box.y + box.height <= other.y + other.height
-    )
+def touch(a, b):
+    across = a.x < b.x + b.width and b.x < a.x + a.width
+    return across and a.y < b.y + b.height and b.y < a.y + a.height
 
 
 @given(
@@ -145,10 +149,11 @@ def test_groups_are_the_best_of_all(lengths, longest, wanted, walls):
 @given(film=films(), share=st.sampled_from([0.0, 0.3, 0.7]))
 def test_a_crop_that_shots_share_is_clean_for_all(film, share):
     how = Settings(crop=Crop(share_least=share))
-    if film.shots and (box := common_crop(film.source, film.shots, how)):
-        crops = [shot.crop or Box(0, 0, WIDE, HIGH) for shot in film.shots]
-        assert all(inside(box, crop) for crop in crops)
-        if len(set(crops)) > 1:
+    shots = [shot for shot in film.shots if shot.kept]
+    if shots and (box := common_crop(film.source, shots, how)):
+        assert box.x + box.width <= WIDE and box.y + box.height <= HIGH
+        assert not any(touch(box, text.box) for shot in shots for text in shot.texts)
+        if len({shot.crop for shot in shots}) > 1:
             assert box.width * box.height >= share * WIDE * HIGH
             assert not any(n % 2 for n in (box.x, box.y, box.width, box.height))
 
