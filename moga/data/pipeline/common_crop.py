@@ -23,13 +23,20 @@ def common_crop(source: Source, shots: Sequence[Shot], settings: Settings) -> Bo
     if found is None:
         return None
     box = _even(found, whole)
-    share = box.width * box.height / (whole.width * whole.height)
-    return box if min(box.width, box.height) > 0 and share >= settings.crop.share_least else None
+    least = max(
+        settings.crop.share_least * _area(whole),
+        settings.merge.crop_least * max(map(_area, crops)),
+    )
+    return box if _area(box) >= max(least, 1) else None
 
 
 def whole_of(source: Source) -> Box:
     """All of the picture."""
     return Box(0, 0, source.width, source.height)
+
+
+def _area(box: Box) -> int:
+    return box.width * box.height
 
 
 def _even(box: Box, whole: Box) -> Box:

@@ -123,6 +123,9 @@ class Merge(Section):
     seconds_least: Amount = 1.0
     shots_least: Count = Field(1, description="samples of fewer are dropped")
     across_dropped: bool = Field(False, description="go on over a shot that was dropped")
+    crop_least: Share = Field(
+        0.75, description="of each shot's own crop that the crop of its sample keeps"
+    )
     fps: Annotated[float, Field(gt=0, le=1000)] = 16
     width: Count = 832
     height: Count = 480

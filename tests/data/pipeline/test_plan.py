@@ -50,6 +50,7 @@ def ways(draw):
         seconds_least=draw(st.sampled_from([0, 1])),
         shots_least=draw(st.sampled_from([1, 2])),
         across_dropped=draw(st.booleans()),
+        crop_least=draw(st.sampled_from([0.2, 0.75])),
     )
     return Settings(merge=merge, crop=Crop(share_least=draw(st.sampled_from([0.2, 0.5]))))
 
@@ -146,15 +147,17 @@ def test_groups_are_the_best_of_all(lengths, longest, wanted, walls):
     assert cost(found) == min(map(cost, ways))
 
 
-@given(film=films(), share=st.sampled_from([0.0, 0.3, 0.7]))
-def test_a_crop_that_shots_share_is_clean_for_all(film, share):
-    how = Settings(crop=Crop(share_least=share))
+@given(film=films(), share=st.sampled_from([0.0, 0.3, 0.7]), least=st.sampled_from([0.0, 0.75]))
+def test_a_crop_that_shots_share_is_clean_for_all_and_leaves_enough_of_each(film, share, least):
+    how = Settings(crop=Crop(share_least=share), merge=Merge(crop_least=least))
     shots = [shot for shot in film.shots if shot.kept]
     if shots and (box := common_crop(film.source, shots, how)):
         assert box.x + box.width <= WIDE and box.y + box.height <= HIGH
         assert not any(touch(box, text.box) for shot in shots for text in shot.texts)
         if len({shot.crop for shot in shots}) > 1:
             assert box.width * box.height >= share * WIDE * HIGH
+            for own in (shot.crop or Box(0, 0, WIDE, HIGH) for shot in shots):
+                assert box.width * box.height >= least * own.width * own.height
             assert not any(n % 2 for n in (box.x, box.y, box.width, box.height))
 
 

@@ -113,7 +113,7 @@ def _film(film: Film, settings: Settings, folder: Path, held: frozenset[str]) ->
         "strip": list(_timeline(film)),
         "split": "validation" if source.id in held else "train",
         "samples": [_sample(film, s, settings, folder) for s in film.samples] if good else [],
-        "overview": shot_picture(source, marked, folder, 2 * width) if good and marked else None,
+        "overview": shot_picture(source, marked, folder, width) if good and marked else None,
         "dropped": [
             {
                 **_times(film, shot),
