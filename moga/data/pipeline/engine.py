@@ -9,18 +9,12 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from ...errors import MogaError
+from .pool import Processes, run_in_threads
 from .records import Source
 from .sources import printable
 from .stages import Stage
 from .store import Store, StoreError
 from .work import Outcome, Task
-
-_SHOWN = 3  # tracebacks
-
-
-class StageError(MogaError, RuntimeError):
-    """Films on which a stage failed as nobody foresaw."""
 
 
 @dataclass
@@ -48,14 +42,19 @@ class Engine:
 
             connect(self.ray)
         summary = Summary()
-        for stage in stages:
-            if stage.where == "dataset":
-                stage.run(store.films(), store.settings, store.folder)
-                continue
-            for outcome in self._shown(stage, self._tasks(stage, store)):
-                summary.ran[stage.name] = summary.ran.get(stage.name, 0) + 1
-                if outcome.failed:
-                    summary.failed.append((outcome.source.name, outcome.failed))
+        processes = Processes(self.jobs or os.cpu_count() or 1)
+        try:
+            for stage in stages:
+                if stage.where == "dataset":
+                    stage.run(store.films(), store.settings, store.folder)
+                    continue
+                tasks = self._tasks(stage, store)
+                for outcome in _shown(stage, tasks, self._run(stage, tasks, processes)):
+                    summary.ran[stage.name] = summary.ran.get(stage.name, 0) + 1
+                    if outcome.failed:
+                        summary.failed.append((outcome.source.name, outcome.failed))
+        finally:
+            processes.close()
         over_films = [stage for stage in stages if stage.where != "dataset"]
         for source in store.sources() if over_films else ():
             film = store.film(over_films[-1], source)
@@ -84,33 +83,33 @@ class Engine:
             return 8
         return self.jobs or os.cpu_count() or 1
 
-    def _shown(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Outcomes under a bar in seconds of film, where these are known."""
+    def _run(self, stage: Stage, tasks: Sequence[Task], processes: Processes) -> Iterable[Outcome]:
         if not tasks:
-            return
-        lengths = [float(task.source.seconds) for task in tasks]
-        timed = all(lengths)
-        total = round(sum(lengths)) if timed else len(tasks)
-        unit = "s" if timed else "film"
-        with tqdm(total=total, desc=stage.name, unit=unit, disable=None, leave=True) as bar:
-            length = {t.source.id: n for t, n in zip(tasks, lengths, strict=True)}
-            for outcome in self._run(stage, tasks):
-                bar.update(length[outcome.source.id] if timed else 1)
-                if outcome.dropped or outcome.failed:
-                    why = outcome.dropped or outcome.failed.strip().splitlines()[-1]
-                    bar.write(f"{printable(outcome.source.name)}: {why}", file=sys.stderr)
-                yield outcome
-
-    def _run(self, stage: Stage, tasks: Sequence[Task]) -> Iterable[Outcome]:
-        from .pool import run_in_processes, run_in_threads
-
+            return ()
         if stage.where == "threads":
             return run_in_threads(tasks, self._at_once(stage))
         if self.ray is not None:
             from .on_ray import run_on_ray
 
             return run_on_ray(tasks)
-        return run_in_processes(tasks, min(self._at_once(stage), len(tasks)))
+        return processes.run(tasks)
+
+
+def _shown(stage: Stage, tasks: Sequence[Task], outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, under a bar in seconds of film where these are known."""
+    if not tasks:
+        return
+    length = {task.source.id: float(task.source.seconds) for task in tasks}
+    timed = all(length.values())
+    total = round(sum(length.values())) if timed else len(tasks)
+    unit = "s" if timed else "film"
+    with tqdm(total=total, desc=stage.name, unit=unit, disable=None) as bar:
+        for outcome in outcomes:
+            bar.update(length[outcome.source.id] if timed else 1)
+            if outcome.dropped or outcome.failed:
+                why = outcome.dropped or outcome.failed.strip().splitlines()[-1]
+                bar.write(f"{printable(outcome.source.name)}: {why}", file=sys.stderr)
+            yield outcome
 
 
 def require_before(stage: Stage, store: Store) -> None:

@@ -26,17 +26,45 @@ _LOST = (
 )
 
 
-def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
-    """Outcomes as they come. What `work` raises ends it, when the tasks under way have ended."""
-    left = list(reversed(tasks))
-    while left:
-        suspects: list[Task] = []
-        yield from _until_lost(left, jobs, suspects)
-        for task in suspects:  # one of them did it: each again, alone
-            again: list[Task] = []
-            yield from _until_lost([task], 1, again)
-            if again:
-                yield _blame(task)
+class Processes:
+    """A pool of `jobs` processes, which are started when there is work and serve all stages."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Outcomes as they come. What `work` raises ends it."""
+        left = list(reversed(tasks))
+        while left:
+            suspects: list[Task] = []
+            self._pool = self._pool or _started(self._jobs)
+            yield from _as_they_end(self._pool, left, self._jobs, suspects)
+            if suspects:
+                self.close()
+            for task in suspects:  # one of them did it: each again, alone
+                yield _alone(task)
+
+    def close(self) -> None:
+        """End the processes, when the tasks under way have ended."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def _started(jobs: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
+    return ProcessPoolExecutor(jobs, context, initializer=_begin)
+
+
+def _alone(task: Task) -> Outcome:
+    with _started(1) as pool:
+        try:
+            return pool.submit(work, task).result()
+        except BrokenProcessPool:
+            film = drop(task.store.film_before(named(task.stage), task.source), task.stage, _LOST)
+            task.store.put(named(task.stage), film)
+            return Outcome(task.source, _LOST)
 
 
 def run_in_threads(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
@@ -44,16 +72,6 @@ def run_in_threads(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
     pool = ThreadPoolExecutor(jobs)
     try:
         yield from _as_they_end(pool, list(reversed(tasks)), jobs, [])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _until_lost(left: list[Task], jobs: int, suspects: list[Task]) -> Iterator[Outcome]:
-    """Take tasks from the end of `left`; those under way when a process is lost are suspects."""
-    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin)
-    try:
-        yield from _as_they_end(pool, left, jobs, suspects)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -72,13 +90,6 @@ def _as_they_end(pool: Any, left: list[Task], jobs: int, suspects: list[Task]) -
         except BrokenProcessPool:
             suspects += running.values()
             return
-
-
-def _blame(task: Task) -> Outcome:
-    stage = named(task.stage)
-    film = drop(task.store.film_before(stage, task.source), task.stage, _LOST)
-    task.store.put(stage, film)
-    return Outcome(task.source, _LOST)
 
 
 def _begin() -> None:

@@ -186,5 +186,8 @@ def _changes(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, An
 
 
 def _write(path: Path, text: str) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    try:
+        with written_whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:  # of a full disk the system does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -13,7 +13,7 @@ from .records import Film, Source
 from .stages import Place, named
 from .store import Store
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @dataclass(frozen=True)
