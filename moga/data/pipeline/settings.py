@@ -42,10 +42,13 @@ class Split(Section):
     learned: When = Field(
         "always", description="TransNetV2; doubt: only where the others leave doubt"
     )
-    weights: Path | None = Field(None, description="a state dict instead of TransNetV2's own")
+    weights: Path | None = Field(
+        None, description="TransNetV2's in safetensors, or another network in TorchScript"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: twice as fast on some")
     learned_threshold: Share = Field(0.5, description="of the learned one alone, for a cut")
-    low: Share = Field(0.1, description="learned scores that confirm a cut, or are in a transition")
+    agree: Share = Field(0.05, description="learned score that confirms a cut others see")
+    low: Share = Field(0.1, description="learned scores from here on are of a transition")
     gradual: Share = Field(0.35, description="the highest learned score of a transition, at least")
     adaptive: Positive = Field(3.0, description="PySceneDetect's adaptive threshold")
     content: Positive = Field(27.0, description="PySceneDetect's content threshold")

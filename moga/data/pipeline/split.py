@@ -102,8 +102,8 @@ def _shots(
     for index, (before, after) in enumerate(pairwise(all_of_them)):
         start = before.last + (settings.margin if before.kind == "transition" else 0)
         end = after.first - (settings.margin if after.kind == "transition" else 0)
-        start = min(start, source.frames)
-        end = max(start, end)
+        if end < start:  # nothing is left between two transitions
+            start = end = before.last
         seconds = float((end - start) / source.fps)
         # The first frame differs from another shot's.
         inside = motion[start + 1 : end]

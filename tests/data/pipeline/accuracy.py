@@ -11,7 +11,8 @@ from moga.data.pipeline.settings import Settings
 from moga.data.pipeline.sources import find_sources
 from moga.data.pipeline.split import split
 
-LENGTHS = (8, 12, 16, 20, 24, 30, 8, 12, 16, 20, 24, 30, 16, 20)
+LENGTHS = (8, 30, 12, 24, 16, 20) * 2  # of neighbours, so that a shot is left between
+LONG = [piece for piece in PIECES if piece.frames >= 56]
 KINDS = ("cut", "dissolve", "fade")
 
 
@@ -21,11 +22,11 @@ def source_of(path, settings=None):
     return examine(source, (settings or Settings()).probe.fps_most)
 
 
-def known_film(path, kind, count=14):
+def known_film(path, kind, count=12):
     """A film with `count` joins of a kind, or of all three in turn ("mixed"), and the joins."""
     kinds = [KINDS[n % 3] if kind == "mixed" else kind for n in range(count)]
     joins = [Join(k, 0 if k == "cut" else n) for k, n in zip(kinds, LENGTHS[:count], strict=True)]
-    return join(path, PIECES[: count + 1], joins)[0]
+    return join(path, LONG[: count + 1], joins)[0]
 
 
 def shots_of(path, learned, threads=1):
@@ -65,7 +66,8 @@ def accuracy(joins, boundaries, slack=1):
         right = [b for b in near if (b.kind == "cut") == (one.kind == "cut")]
         if right:
             found += 1
-            low, high = min(b.first for b in right), max(b.last for b in right)
-            off = max(off, abs(low - first), abs(high - last)) if one.kind != "cut" else off
+            best = max(right, key=lambda b: min(b.last, last) - max(b.first, first))
+            if one.kind != "cut":
+                off = max(off, abs(best.first - first), abs(best.last - last))
     false = sum((b.first, b.last) not in used for b in boundaries)
     return Accuracy(found, len(joins), false, off)

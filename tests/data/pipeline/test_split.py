@@ -16,7 +16,9 @@ from moga.data.pipeline.boundaries import Evidence, find_boundaries
 from moga.data.pipeline.decode import stream
 from moga.data.pipeline.detectors import Sharp
 from moga.data.pipeline.facts import FilmError
+from moga.data.pipeline.records import Film
 from moga.data.pipeline.settings import Settings, Split
+from moga.data.pipeline.split import split
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +50,18 @@ def test_every_cut_is_clean_and_at_its_frame(cuts, learned):
 def test_cuts_dissolves_and_fades_are_told_apart(mixed):
     path, joins = mixed
     found = accuracy(joins, between(shots_of(path, "always")))
-    assert found.recall >= 13 / 14 and found.precision >= 13 / 14 and found.off <= 6
+    assert found.recall >= 11 / 12 and found.precision == 1 and found.off <= 6
 
 
 def test_without_the_learned_detector_two_others_have_to_agree(cuts, mixed):
     path, joins = cuts
     film = shots_of(path, "never")
     assert film.source.learned == "never" and film.source.scores["learned_share"] == 0
-    assert accuracy(joins, between(film)).recall >= 11 / 14
+    assert accuracy(joins, between(film)).recall >= 9 / 12
     clean = [b for b in between(film) if b.kind == "cut"]
     assert {tuple(sorted(b.detectors)) for b in clean} == {("content", "histogram")}
     path, joins = mixed
-    assert accuracy(joins, between(shots_of(path, "never"))).recall >= 9 / 14
+    assert accuracy(joins, between(shots_of(path, "never"))).recall >= 9 / 12
 
 
 def test_shots_leave_transitions_out_and_short_ones_are_dropped_with_the_reason(mixed):
@@ -93,6 +95,36 @@ def test_the_network_is_the_original_one():
     torch.use_deterministic_algorithms(False)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other[0, :, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_network_and_weights_of_ones_own(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from moga.data.pipeline.learned import WeightsError, load
+
+    network = load(None)
+    save_file(network.original.state_dict(), tmp_path / "same.safetensors")
+    frames = torch.randint(0, 255, (1, 60, 27, 48, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path / "same.safetensors")(frames)[0], load(None)(frames)[0])
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=r"other.safetensors, which cannot be used \("):
+        load(tmp_path / "other.safetensors")
+
+    class Jumps(torch.nn.Module):
+        def forward(self, frames):
+            x = frames.float().mean(dim=(2, 3, 4))[0]
+            return torch.cat([(x[1:] - x[:-1]).abs(), x[:1] * 0]).div(20).clamp(0, 1)
+
+    torch.jit.script(Jumps()).save(str(tmp_path / "own.pt"))
+    source = source_of(real("bikes"))
+    film = split(Film(source), Settings(split={"weights": tmp_path / "own.pt"}))
+    learned = [b.first for b in between(film) if "learned" in b.detectors]
+    assert {30, 137} <= set(learned)
+    torch.jit.script(torch.nn.Flatten(0)).save(str(tmp_path / "wrong.pt"))
+    with pytest.raises(WeightsError, match="numbers for 75 frames"):
+        load(tmp_path / "wrong.pt")(frames[:, :25].repeat(1, 3, 1, 1, 1))
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,9 +187,6 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
     for name in ("short", "long"):
         source = source_of(tmp_path / f"{name}.mp4")
         tracemalloc.start()
-        from moga.data.pipeline.records import Film
-        from moga.data.pipeline.split import split
-
         film = split(Film(source), Settings(split={"learned": "never"}))
         most[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -238,4 +267,6 @@ def test_fast_films_are_read_at_a_part_of_their_rate(tmp_path):
     source = source_of(fast)
     assert source.fps == 30 and source.frames == 300
     film = shots_of(fast, "never")
-    assert {30, 75, 137, 187} <= {round(b.first * 25 / 30) for b in between(film)} | {75, 76}
+    found = [b.first * 25 / 30 for b in between(film)]
+    for cut in (30, 76, 137, 187, 242):
+        assert min(abs(time - cut) for time in found) <= 1
