@@ -93,6 +93,8 @@ def _told(summary: Summary, store: Store) -> str:
     ]
     if films:
         lines.append(f"{len(films)} films are kept, with {kept} of {len(shots)} shots.")
+    if count := sum(len(film.samples) for film in films):
+        lines.append(f"They make {count} samples; {store.folder / 'report.html'} shows them.")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from fractions import Fraction
 
 from .decisions import Limit, dropped, judged
@@ -104,13 +104,21 @@ def _touch(a: Box, b: Box) -> bool:
     return across and a.y < b.y + b.height and b.y < a.y + a.height
 
 
+def clean(source: Source, shots: Iterable[Shot], settings: Settings) -> Box | None:
+    """The largest rectangle that is clean in all of some shots; None where there is none."""
+    whole, insides, boxes = borders_of(source.scores), [], []
+    for shot in shots:
+        # A dark shot does not show its borders; the film does.
+        own = borders_of(shot.scores)
+        insides.append(own if own != Borders() else whole)
+        boxes += [text.box for text in shot.texts]
+    inside = Borders(*(max(sides) for sides in zip(*map(astuple, insides), strict=True)))
+    return largest(source.width, source.height, ratio_of(source, settings), inside, boxes)
+
+
 def _cropped(shot: Shot, source: Source, settings: Settings) -> Shot:
     width, height = source.width, source.height
-    # A dark shot does not show its borders; the film does.
-    own, whole = borders_of(shot.scores), borders_of(source.scores)
-    inside = own if own != Borders() else whole
-    ratio = ratio_of(source, settings)
-    found = largest(width, height, ratio, inside, [text.box for text in shot.texts])
+    found = clean(source, [shot], settings)
     if found is None:
         return dropped(shot, "crop", "no clean rectangle is left")
     share = found.width * found.height / (width * height)

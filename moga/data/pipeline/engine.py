@@ -55,8 +55,9 @@ class Engine:
                         summary.failed.append((outcome.source.name, outcome.failed))
         finally:
             processes.close()
-        for source in store.sources():
-            film = store.film([s for s in stages if s.where != "dataset"][-1], source)
+        over_films = [stage for stage in stages if stage.where != "dataset"]
+        for source in store.sources() if over_films else ():
+            film = store.film(over_films[-1], source)
             if film is not None and not film.source.kept:
                 summary.dropped.append((source.name, _why(film.source)))
         return summary

@@ -126,11 +126,16 @@ class Merge(Section):
     seconds_least: Amount = 1.0
     shots_least: Count = Field(1, description="samples of fewer are dropped")
     across_dropped: bool = Field(False, description="go on over a shot that was dropped")
+    crop_least: Share = Field(
+        0.75, description="of each shot's own crop that the crop of its sample keeps"
+    )
     fps: Annotated[float, Field(gt=0, le=1000)] = 16
     width: Count = 832
     height: Count = 480
     clips: Literal["encoded", "virtual"] = "encoded"
-    quality: Annotated[int, Field(ge=0, le=51)] = Field(16, description="x264's crf; 0 is lossless")
+    quality: Annotated[int, Field(ge=0, le=51)] = Field(
+        16, description="x264's crf; 0 is lossless, FFV1 in mkv"
+    )
 
 
 class Report(Section):

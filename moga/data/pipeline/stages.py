@@ -9,7 +9,7 @@ ends the run, with what is done kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,36 @@ def _check_score(settings: Settings) -> None:
     check_score(settings)
 
 
+def _check_captions(settings: Settings) -> None:
+    from .captions.stage import check_captions
+
+    check_captions(settings)
+
+
+def _caption(film: Film, settings: Settings, place: Place) -> Film:
+    from .captions.stage import caption
+
+    return caption(film, settings, place.folder)
+
+
+def _merge(film: Film, settings: Settings, place: Place) -> Film:
+    from .clips import merge
+
+    return merge(film, settings, place.folder)
+
+
+def _rows(films: Iterable[Film], settings: Settings, folder: Path) -> None:
+    from .rows import write_rows
+
+    write_rows(films, settings, folder)
+
+
+def _report(films: Iterable[Film], settings: Settings, folder: Path) -> None:
+    from .report.page import write_report
+
+    write_report(films, settings, folder)
+
+
 STAGES = (
     Stage("probe", _probe, ("probe",), "what each file is, and whether it is good enough",
           check=_check_probe),
@@ -94,6 +124,12 @@ STAGES = (
     Stage("score", _score, ("score", "text"), "motion, clarity, exposure and text of each shot",
           check=_check_score),
     Stage("crop", _crop, ("crop", "merge"), "the largest clean rectangle of each shot"),
+    Stage("caption", _caption, ("caption", "merge"), "words for each shot, and for all of a sample",
+          where="threads", check=_check_captions),
+    Stage("merge", _merge, ("merge",), "clips of adjacent shots, up to a minute long"),
+    # Made anew each time, so that their settings bind nothing.
+    Stage("rows", _rows, (), "rows.jsonl and validation_rows.jsonl", where="dataset"),
+    Stage("report", _report, (), "report.html: what became of every film", where="dataset"),
 )  # fmt: skip
 
 

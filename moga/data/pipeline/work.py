@@ -6,7 +6,7 @@ import errno
 import traceback
 from dataclasses import dataclass, replace
 
-from ...errors import sentence
+from ...errors import MogaError, sentence
 from .decisions import dropped
 from .facts import FilmError
 from .records import Film, Source
@@ -46,7 +46,8 @@ def work(task: Task) -> Outcome:
     except FilmError as error:
         film = drop(film, task.stage, str(error))
     except Exception as error:
-        if not isinstance(error, OSError) and sentence(error) is not None:
+        whose = isinstance(error, MogaError) or not isinstance(error, OSError)
+        if whose and sentence(error) is not None:
             raise
         if isinstance(error, OSError) and error.errno in _FULL:
             raise

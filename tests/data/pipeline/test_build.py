@@ -126,6 +126,7 @@ def test_other_settings_are_refused_until_told_to_redo(films, out, tmp_path, cap
     assert build(films, out, "--split.content", "30", "--redo", "score") == 2
     # Without a word about them, settings are those the dataset has.
     assert main(["build", str(films), "--out", str(out)]) == 0
+    assert build(films, out, "--report.width", "99") == 0  # the page is made anew each time
     assert files(out) == before
     assert build(films, out, "--split.content", "30", "--redo", "split") == 0
     config = tmp_path / "own.toml"
