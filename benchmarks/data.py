@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,32 +42,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="without an ending")
     parser.add_argument("--quick", action="store_true", help="one short film, for a look")
     options = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(Path(folder), options.quick)
-    text = json.dumps(found, indent=1)
-    options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        for name, part in measured(Path(folder), options.quick):
+            found[name] = part
+            text = json.dumps(found, indent=1)
+            options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+            print(name, part, file=sys.stderr, flush=True)
     options.out.with_suffix(".md").write_text(report(found), encoding="utf-8")
     print(report(found))
 
 
-def measured(folder: Path, quick: bool) -> dict[str, Any]:
+def measured(folder: Path, quick: bool) -> Iterator[tuple[str, Any]]:
+    """The parts of the report, one after another."""
     from accuracy import known_film
 
     count = 3 if quick else 12
     joins = {}
     for kind in ("cut", "dissolve", "fade", "mixed"):
         joins[kind] = known_film(folder / f"{kind}.mp4", kind, count)
-        print(f"made {kind}", file=sys.stderr)
     film = folder / "film.mp4"
     scale = f"scale={SIZE[0]}:{SIZE[1]},fps=24"
     _ffmpeg("-i", folder / "mixed.mp4", "-vf", scale, "-preset", "ultrafast", film)
-    return {
-        "machine": machine(),
-        "stages": stages(film),
-        "accuracy": accuracies(folder, joins),
-        "length": lengths(folder, {"1 min": 60} if quick else LONG),
-        "processes": processes(folder, film, 2 if quick else 4),
-    }
+    yield "stages", stages(film)
+    yield "accuracy", accuracies(folder, joins)
+    yield "length", lengths(folder, {"1 min": 60} if quick else LONG)
+    yield "processes", processes(folder, film, 2 if quick else 4)
 
 
 def machine() -> dict[str, Any]:
@@ -97,7 +97,6 @@ def accuracies(folder: Path, joins: dict[str, Any]) -> dict[str, Any]:
         for kind in ("cut", "dissolve", "fade"):
             one = alone(_accuracy, folder / f"{kind}.mp4", settings, joins[kind])
             found[f"{mode}, {kind}"] = one["result"]
-            print(mode, kind, one["result"], file=sys.stderr)
     return found
 
 
@@ -105,13 +104,12 @@ def lengths(folder: Path, long: dict[str, int]) -> dict[str, Any]:
     """Memory and time over length, of a short film repeated."""
     found = {}
     small = folder / "small.mp4"
-    _ffmpeg("-i", folder / "mixed.mp4", "-vf", "scale=256:144", "-preset", "ultrafast", small)
+    _ffmpeg("-i", folder / "mixed.mp4", "-vf", "scale=128:72", "-preset", "ultrafast", small)
     for name, seconds in long.items():
         film = folder / f"{seconds}.mp4"
         loop = ("-stream_loop", str(seconds // 10), "-i", small)
         _ffmpeg(*loop, "-t", str(seconds), "-c", "copy", film)
         found[name] = alone(_split, film, MODES["learned never"])
-        print(name, found[name], file=sys.stderr)
         film.unlink()
     return found
 
@@ -243,7 +241,7 @@ def report(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {one['precision']} | {one['recall']} | {one['off_frames']} |")
     lines += [
         "",
-        "| length of a film of 256x144, learned never | processor, s | memory, MB |",
+        "| length of a film of 128x72, learned never | processor, s | memory, MB |",
         "| --- | --- | --- |",
     ]
     for name, one in found["length"].items():

@@ -85,7 +85,10 @@ def _read(
     command: list[str], size: int, shape: tuple[int, ...], many: int, strict: bool = True
 ) -> Iterator[np.ndarray]:
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **hidden_window())
+        # Out of the terminal's reach: what an interrupt cuts short must not look like a bad film.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, start_new_session=True, **hidden_window()
+        )
         count = 0
         try:
             while data := process.stdout.read(size * many):

