@@ -75,8 +75,7 @@ def _virtual(source: Source, merge: Merge) -> tuple[bool, str]:
 
 def _encode(sample: Sample, source: Source, merge: Merge, path: Path) -> None:
     encoder = _encoder(merge)
-    step = encoder.size_multiple
-    width, height = (math.ceil(n / step) * step for n in clip_size(sample, source, merge))
+    width, height = _encoded_size(sample, source, merge)
     path.parent.mkdir(parents=True, exist_ok=True)
     size = width * height * sample.frames * encoder.bytes_per_pixel + 2 * FULL_DISK
     require_space(path.parent, size, "a clip", "make room and start again, what is done is kept")
@@ -107,7 +106,13 @@ def _encoder(merge: Merge) -> Encoder:
     return h264(merge.quality) if merge.quality else ffv1()
 
 
+def _encoded_size(sample: Sample, source: Source, merge: Merge) -> tuple[int, int]:
+    step = _encoder(merge).size_multiple
+    width, height = (math.ceil(n / step) * step for n in clip_size(sample, source, merge))
+    return width, height
+
+
 def _name(sample: Sample, source: Source, merge: Merge) -> str:
-    width, height = clip_size(sample, source, merge)
+    width, height = _encoded_size(sample, source, merge)
     encoder = _encoder(merge)
     return f"{sample.id}-{width}x{height}-q{merge.quality}{encoder.extension}"

@@ -5,9 +5,10 @@ import io
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -142,13 +143,22 @@ def test_a_shot_that_gets_no_caption_is_left_without_or_dropped(film, tmp_path):
         assert done.shots[0].kept != required and bool(done.samples) != required
 
 
-def test_nobody_calls_while_the_server_asks_to_wait(film, tmp_path):
-    """The server itself notes calls that come too early, of all threads."""
-    until, early = [0.0], []
+def test_nobody_calls_while_the_server_asks_to_wait(tmp_path):
+    """The one thread is asked to, the other one hears of it; the server notes who comes early."""
+    both, asked_at, early = threading.Barrier(2), threading.Event(), []
+    until = [0.0]
 
     def busy(handler, body):
-        until[0] = time.monotonic() + 0.98
-        raw(b"{}", 429, Retry_After="1")(handler, body)
+        both.wait(60)
+        until[0] = time.monotonic() + 3.9
+        raw(b"{}", 429, Retry_After="4")(handler, body)
+        asked_at.set()
+
+    def late(handler, body):
+        both.wait(60)
+        asked_at.wait(60)
+        time.sleep(2)
+        raw(completion(CAPTION))(handler, body)
 
     class Watching(ChatServer):
         def usual(self, body):
@@ -156,10 +166,11 @@ def test_nobody_calls_while_the_server_asks_to_wait(film, tmp_path):
                 early.append(body)
             return CAPTION
 
-    with Watching(busy) as server:
-        settings = asked(server, concurrency=1)
-        done = caption(film, settings, tmp_path)
-    assert captions(done) == [CAPTION] * SHOTS and early == []
+    with Watching(busy, late) as server, ThreadPoolExecutor(2) as pool:
+        endpoint, memory = Endpoint(asked(server, concurrency=2).caption), Memory(tmp_path)
+        ask = partial(endpoint.ask, frames=None, judge=str, memory=memory)
+        assert list(pool.map(ask, ("one", "two", "three"))) == [CAPTION] * 3
+    assert early == []
 
 
 @pytest.mark.parametrize("status", [500, 429])
