@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo clean
+.PHONY: help setup test lint demo data-demo clean
 
 help:
 	@echo "make test    check style, run all tests (in ComfyUI and its page too, where it and Chromium are found)"
 	@echo "make demo    make films of recipes/demo.txt with the small demo model, under demo/"
+	@echo "make data-demo  make a dataset of three films, train on it, make a film, under demo/data"
 	@echo "make lint    check style only"
 	@echo "make clean   remove .venv, demo/ and caches"
 	@echo "COMFYUI_PATH=/path/to/ComfyUI[:/another] chooses the ComfyUI (default: ~/comfy/ComfyUI)"
@@ -24,6 +25,9 @@ lint: setup
 demo: setup
 	$(BIN)/python recipes/demo.py $(ARGS)
 	$(BIN)/python recipes/comfyui_demo.py
+
+data-demo: setup
+	$(BIN)/python recipes/data_demo.py $(ARGS)
 
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from measuring import machine
 
-from moga.train.read_settings import tomllib
+from moga.toml_settings import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "recipes" / "demo_model"

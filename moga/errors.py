@@ -15,15 +15,16 @@ class MissingPackageError(MogaError, ImportError):
     """A package that isn't installed; the message holds the command that installs it."""
 
 
-def sentence(error: BaseException) -> str | None:
+def sentence(error: BaseException, extra: str = "train") -> str | None:
     """What to tell of an error; None for one that nobody foresaw, which is a bug to be shown whole.
 
-    Of what the system refused: which file, and in its own words why.
+    Of what the system refused: which file, and in its own words why. extra: of this project, that
+    brings what may be missing.
     """
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ModuleNotFoundError):
-        return f'needs {error.name}; run `pip install -e ".[train]"` in its folder.'
+        return f'needs {error.name}; run `pip install -e ".[{extra}]"` in its folder.'
     if isinstance(error, (MogaError, OSError, ImportError)):
         words = str(error)
         return words if words.endswith(".") else f"{words}."

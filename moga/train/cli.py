@@ -63,12 +63,8 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _settings_help() -> str:
-    from .read_settings import names
+    from ..toml_settings import described
+    from .settings import Settings
 
     lines = ["settings (sections of CONFIG.toml; stages.0 is the first stage):"]
-    for name, field in names().items():
-        default = (
-            "" if field.is_required() else f" [{field.get_default(call_default_factory=True)}]"
-        )
-        lines.append(f"  {name:32}{field.description or ''}{default}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *described(Settings)])

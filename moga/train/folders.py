@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..locks import Lock, LockError
 from .errors import TrainingError
-from .locks import Lock, LockError
 from .workspace import Workspace
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..data.rows import Examined
 from ..flops import density
 from ..layout import VideoLayout
 from ..wan import latent_frames
@@ -36,6 +39,7 @@ def check_only(settings: Settings) -> str:
     return "\n".join(
         [
             f"{len(inputs.rows)} clips to train on, {len(inputs.validation_rows)} to validate on",
+            *_wordless(inputs.all_rows),
             *standing(settings, survey),
             *_stages(settings, token_pixels),
         ]
@@ -56,6 +60,14 @@ def standing(settings: Settings, survey: Survey) -> list[str]:
                 "trust"
             )
     return lines
+
+
+def _wordless(rows: Sequence[Examined]) -> list[str]:
+    shots = [shot for one in rows for shot in one.row.shots]
+    count = sum(not shot.caption for shot in shots)
+    if not count:
+        return []
+    return [f"{count} of {len(shots)} shots have no caption and are trained with the global text"]
 
 
 def _stages(settings: Settings, token_pixels: int) -> list[str]:

@@ -87,7 +87,10 @@ def on_trust(progress: Progress) -> tuple[str, ...]:
 def _clips(rows: Sequence[Examined], contents: Contents) -> str:
     """Tells clips from others by their contents, cuts and texts, wherever they lie."""
     contents.of_all(one.row.video for one in rows)
-    listed = [(contents.of(one.row.video), one.frames, one.cuts, one.row.texts) for one in rows]
+    listed = [
+        (contents.of(one.row.video), one.frames, one.cuts, one.row.texts, *one.row.excerpt.key)
+        for one in rows
+    ]
     return f"{len(rows)} ({hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]})"
 
 

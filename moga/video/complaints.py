@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from ..shots.script import shorten
+from .excerpt import WHOLE, Excerpt
 from .ffmpeg import find_ffmpeg, hidden_window
 
 # Every message with its level, none folded into "last message repeated"; and checksums are held
@@ -14,6 +15,7 @@ from .ffmpeg import find_ffmpeg, hidden_window
 REPORT = ("-loglevel", "repeat+level+warning", "-err_detect", "crccheck")
 _ERROR = re.compile(r"(?:\[([^]@]+) @ \w+\] )?\[(?:error|fatal|panic)\] ")  # by whom
 _CORRUPT = "corrupt decoded frame"  # a warning, and for some codecs all that is said
+_ANY_RATE = 25  # of an excerpt, whose pictures are decoded at any
 _EMPTY = "Output file is empty"
 _HARMLESS = (
     # H.264 that was cut without encoding it again, where pictures before the cut are referred to:
@@ -57,10 +59,19 @@ def plain(line: str) -> str:
     return shorten(_ADDRESS.sub("", line), 160)
 
 
-def decode_errors(video: Path) -> list[str]:
-    """Decode all pictures of a video once, by one thread, and return what was complained of."""
+def decode_errors(video: Path, excerpt: Excerpt = WHOLE) -> list[str]:
+    """Decode all pictures of an excerpt once, by one thread; returns what was complained of."""
+    if not excerpt.spans:
+        return _decode(video, ["-i", f"file:{video}"], [])
+    found = []
+    for run in excerpt.runs(_ANY_RATE, 0, None):
+        found += _decode(video, run.input(video), ["-vf", run.filters(video, _ANY_RATE)])
+    return found
+
+
+def _decode(video: Path, source: list[str], filters: list[str]) -> list[str]:
     command = [find_ffmpeg(), "-hide_banner", "-nostdin", *REPORT, "-threads", "1"]
-    command += ["-i", f"file:{video}", "-map", "0:v:0"]
+    command += [*source, "-map", "0:v:0", *filters]
     command += ["-fps_mode", "passthrough", "-f", "null", "-"]
     run = subprocess.run(
         command,

@@ -11,10 +11,10 @@ import time
 import pytest
 from training_runs import equal, log, refused, train, train_alone, weights
 
+from moga.locks import Lock
 from moga.train.cache.partials import writing_cache
 from moga.train.errors import TrainingError
 from moga.train.folders import alone_in
-from moga.train.locks import Lock
 from moga.train.workspace import Workspace
 
 HOLD = """
@@ -244,7 +244,7 @@ def test_a_lock_is_given_back(tmp_path):
         lock = Lock(path)
         assert lock.take() and lock.take(5)
         lock.close()
-    code = f"from moga.train.locks import Lock; print(Lock({str(path)!r}).take())"
+    code = f"from moga.locks import Lock; print(Lock({str(path)!r}).take())"
     run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout.strip() == "True"
     with alone_in(Workspace(tmp_path)):

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moga.train.read_settings import SettingsError, names, read_settings
+from moga.toml_settings import names
+from moga.train.read_settings import SettingsError, read_settings
+from moga.train.settings import Settings
 from moga.train.validation import script_texts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -25,7 +27,7 @@ name = "first"
 steps = 5
 seconds = 2
 """
-LEAVES = [name for name in names() if not name.startswith("model.scratch")]
+LEAVES = [name for name in names(Settings) if not name.startswith("model.scratch")]
 
 
 @pytest.mark.parametrize("missing", ["pydantic", "diffusers", "accelerate"])

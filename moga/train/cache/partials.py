@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..locks import Lock, LockError
+from ...locks import Lock, LockError
 
 LOCK = ".cache.lock"  # not that of a training, as one folder may be both
 _PARTIAL = re.compile(r"\..+\.([0-9a-z]+)\.part")

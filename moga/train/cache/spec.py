@@ -128,7 +128,8 @@ def latent_file(spec: CacheSpec, piece: Piece) -> Path:
         raise CacheError(
             f"line {row.line}: {row.video} cannot be read ({error.strerror}); check the path."
         ) from None
-    name = _hash(video, piece.start, piece.frames, *_latent_settings(spec))
+    # A whole video adds nothing, so that caches from before there were excerpts are read.
+    name = _hash(video, piece.start, piece.frames, *_latent_settings(spec), *row.excerpt.key)
     return spec.folder / "latents" / f"{name}.safetensors"
 
 

@@ -122,6 +122,7 @@ def _encode_pieces(spec: CacheSpec, missing: Mapping[Path, Piece], word: str) ->
             height=spec.height,
             start=piece.start / spec.fps,
             frames=piece.frames,
+            excerpt=row.excerpt,
         )
         try:
             latent = encode_frames(vae, map(torch.from_numpy, frames), piece.frames)

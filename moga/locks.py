@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from ..errors import MogaError
+from .errors import MogaError
 
 try:
     import fcntl

@@ -1,0 +1,1 @@
+"""Words for shots: from an endpoint that sees them, or from files beside their film."""
