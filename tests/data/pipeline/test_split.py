@@ -142,7 +142,8 @@ def test_every_frame_is_judged_once_however_frames_come(sizes, wanted):
         numbers = frames[0, :, 0, 0, :2].int()
         numbers = numbers[:, 0] * 256 + numbers[:, 1]
         shown.append(numbers.numpy())
-        return numbers.float(), numbers.float() * 2
+        # What lies as far away as is looked at: the frames there have to be shown as well.
+        return numbers.roll(25).float(), numbers.roll(-25).float()
 
     count = sum(sizes)
     frames = np.zeros((count, 27, 48, 3), np.uint8)
@@ -152,8 +153,9 @@ def test_every_frame_is_judged_once_however_frames_come(sizes, wanted):
         learned.take(part)
     one, many, looked = learned.finish()
     assert looked.tolist() == [n // 50 in wanted for n in range(count)]
-    assert one.tolist() == [n if look else 0 for n, look in enumerate(looked)]
-    assert many.tolist() == [2 * x for x in one]
+    assert one.tolist() == [max(0, n - 25) if look else 0 for n, look in enumerate(looked)]
+    later = [min(count - 1, n + 25) if look else 0 for n, look in enumerate(looked)]
+    assert many.tolist() == later
     for numbers in shown:  # a run of the film, its ends repeated, no more than a window
         assert set(np.diff(numbers).tolist()) <= {0, 1} and len(numbers) <= 250
 
