@@ -33,13 +33,13 @@ class Piece:
 
 BURROW = Piece("bigbuckbunny", 0, 130, "Wide shot. A grey rabbit stretches in front of its burrow.")
 RIDE = Piece("bikes", 77, 135, "Medium shot. A cyclist passes between cars.")
-RAILING = Piece("bikes", 138, 186, "Close-up. A bicycle leans on a bollard.")
-BRIDGE = Piece("bikes", 190, 240, "Medium shot. Bicycles lean on a railing, cars pass.")
+RAILING = Piece("bikes", 138, 186, "Medium shot. Bicycles lean on a railing, cars pass.")
+BOLLARD = Piece("bikes", 190, 240, "Close-up. A bicycle leans on a bollard.")
 TALK = Piece("carphone_pristine", 0, 118, "Close-up. A man in a car talks and looks around.")
 FILMS = {
     "meadow.mp4": (BURROW, RIDE, RAILING),
-    "street.mp4": (RIDE, RAILING, BRIDGE),
-    "car.mp4": (TALK, BRIDGE, BURROW),
+    "street.mp4": (RIDE, RAILING, BOLLARD),
+    "car.mp4": (TALK, BOLLARD, BURROW),
 }
 
 
