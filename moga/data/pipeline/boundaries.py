@@ -138,7 +138,8 @@ def _learned_alone(
         near = range(cut - settings.agreement, cut + settings.agreement + 1)
         inside = cut < len(taken) - 1 and not taken[first : end + 1].any()
         if inside and not any(other in sharp for other in near):
-            yield Boundary("transition", first, end + 1, {"learned": float(seen.one[cut - 1])})
+            last = min(end + 1, len(seen.one))
+            yield Boundary("transition", first, last, {"learned": float(seen.one[cut - 1])})
 
 
 def _within(sharp: Mapping[int, float], first: int, end: int) -> list[float]:
