@@ -124,9 +124,10 @@ def _bumps(seen: Evidence, settings: Split) -> Iterator[Boundary]:
         half = np.flatnonzero(scores[first:end] >= peak / 2) + first
         start, stop = int(half[0]) + _INSIDE, int(half[-1]) + 1 - _INSIDE
         if stop - start < 2:
-            start = stop = (start + stop) // 2
-            start, stop = start - 1, stop + 1
-        yield Boundary("transition", max(1, start), stop, {"histogram": peak})
+            start, stop = (start + stop) // 2 - 1, (start + stop) // 2 + 1
+        start = max(0, min(start, len(scores) - 1))
+        stop = max(start + 1, min(stop, len(scores)))
+        yield Boundary("transition", start, stop, {"histogram": peak})
 
 
 def _learned_alone(
@@ -137,7 +138,8 @@ def _learned_alone(
         near = range(cut - settings.agreement, cut + settings.agreement + 1)
         inside = cut < len(taken) - 1 and not taken[first : end + 1].any()
         if inside and not any(other in sharp for other in near):
-            yield Boundary("transition", first, end + 1, {"learned": float(seen.one[cut - 1])})
+            last = min(end + 1, len(seen.one))
+            yield Boundary("transition", first, last, {"learned": float(seen.one[cut - 1])})
 
 
 def _within(sharp: Mapping[int, float], first: int, end: int) -> list[float]:

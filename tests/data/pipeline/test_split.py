@@ -161,6 +161,7 @@ def test_every_frame_is_judged_once_however_frames_come(sizes, wanted):
         assert set(np.diff(numbers).tolist()) <= {0, 1} and len(numbers) <= 250
 
 
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_boundaries_are_in_order_and_apart_whatever_detectors_say(data):
     count = data.draw(st.integers(1, 120))
