@@ -76,7 +76,12 @@ def machine() -> dict[str, Any]:
          if line.startswith("model name")), "?",
     )  # fmt: skip
     load = [round(x, 1) for x in os.getloadavg()]
-    return {"processor": model, "cores": os.cpu_count(), "load": load, "film": f"{SIZE}, 24 fps"}
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "load": load,
+        "film": f"{SIZE[0]}x{SIZE[1]}, 24 fps, a cut, dissolve or fade every 3 s",
+    }
 
 
 def stages(film: Path) -> dict[str, Any]:
@@ -246,7 +251,8 @@ def report(found: dict[str, Any]) -> str:
     ]
     for name, one in found["length"].items():
         lines.append(f"| {name} | {one['cpu_s']} | {one['most_mb']} |")
-    lines += ["", "| processes | clock, s |", "| --- | --- |"]
+    lines += ["", "By the clock, which other work on the machine takes its share of:", ""]
+    lines += ["| processes | clock, s |", "| --- | --- |"]
     lines += [f"| {jobs} | {seconds} |" for jobs, seconds in found["processes"].items()]
     return "\n".join(lines) + "\n"
 
