@@ -124,9 +124,10 @@ def _bumps(seen: Evidence, settings: Split) -> Iterator[Boundary]:
         half = np.flatnonzero(scores[first:end] >= peak / 2) + first
         start, stop = int(half[0]) + _INSIDE, int(half[-1]) + 1 - _INSIDE
         if stop - start < 2:
-            start = stop = (start + stop) // 2
-            start, stop = start - 1, stop + 1
-        yield Boundary("transition", max(1, start), stop, {"histogram": peak})
+            start, stop = (start + stop) // 2 - 1, (start + stop) // 2 + 1
+        start = max(0, min(start, len(scores) - 1))
+        stop = max(start + 1, min(stop, len(scores)))
+        yield Boundary("transition", start, stop, {"histogram": peak})
 
 
 def _learned_alone(
