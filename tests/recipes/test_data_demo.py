@@ -18,7 +18,7 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 @pytest.mark.timeout(3000)
 def test_three_joined_films_become_a_dataset_a_checkpoint_and_a_film(tmp_path):
     out = tmp_path / "demo"
-    assert main(["--out", str(out), "--steps", "1"]) == 0
+    assert main(["--out", str(out), "--steps", "1", "--size", "80x48"]) == 0
     rows = [
         row
         for name in ("rows.jsonl", "validation_rows.jsonl")

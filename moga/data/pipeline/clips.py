@@ -10,7 +10,7 @@ from ...files import require_space
 from ...video.excerpt import Excerpt
 from ...video.formats import Encoder, ffv1, h264
 from ...video.reader import VideoReadError, read_frames
-from ...video.writer import FULL_DISK, VideoError, VideoWriter, partial_of
+from ...video.writer import FULL_DISK, VideoError, VideoWriter
 from .decode import upright
 from .facts import FilmError
 from .records import Decision, Film, Sample, Source
@@ -26,6 +26,8 @@ def merge(film: Film, settings: Settings, folder: Path) -> Film:
     that cannot be read, VideoError, NoSpaceError for a full disk.
     """
     virtual, why = _virtual(film.source, settings.merge)
+    for partial in (folder / FOLDER).glob(f"{film.source.id}-*.partial.*"):
+        partial.unlink(missing_ok=True)  # of a process that was killed
     samples = []
     for sample in film.samples:
         if virtual:
@@ -79,7 +81,6 @@ def _encode(sample: Sample, source: Source, merge: Merge, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     size = width * height * sample.frames * encoder.bytes_per_pixel + 2 * FULL_DISK
     require_space(path.parent, size, "a clip", "make room and start again, what is done is kept")
-    partial_of(path).unlink(missing_ok=True)  # of a process that was killed
     frames = read_frames(
         Path(source.path),
         fps=float(sample.fps),

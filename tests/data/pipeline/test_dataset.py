@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from chat_server import CAPTION, ChatServer, completion, raw
 from joined import PIECES, Join, join
@@ -163,9 +164,10 @@ def test_killed_while_it_writes_clips_it_goes_on(films, out, tmp_path):
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not list(out.glob("clips/*")) and run.poll() is None:
         time.sleep(0.01)
+    below = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
     run.kill()
     run.communicate()
-    time.sleep(1)  # processes below it end with it
+    assert psutil.wait_procs(below, 60)[1] == []  # they end with it
     assert go_on(films, out) == 0
     assert made(out) == made(tmp_path / "whole")
 
@@ -205,6 +207,7 @@ def test_a_full_disk_is_said_and_no_film_is_blamed(films, out, capsys):
         assert go_on(films, out) != 0
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(out.glob("clips/*.mp4")) and not list(out.glob("records/merge/*.json"))
+    assert all(".partial." in path.name for path in out.glob("clips/*"))
+    assert not list(out.glob("records/merge/*.json"))
     assert go_on(films, out) == 0
     assert json.loads((out / ROWS[0]).read_text().splitlines()[0])["video"].startswith("clips/")
