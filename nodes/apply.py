@@ -160,8 +160,9 @@ class MoGAApplyShots(io.ComfyNode):
                 io.Model.Input("model", tooltip="A Wan 2.1 or 2.2 model."),
                 MogaShots.Input(
                     "shots",
+                    optional=True,  # as in graphs of 0.1.0
                     tooltip="The shots of the Multi-Shot Prompt Schedule whose conditioning is "
-                    "used.",
+                    "used. Without it the video is one shot.",
                 ),
                 _ffn_chunks(),
             ],
@@ -172,7 +173,7 @@ class MoGAApplyShots(io.ComfyNode):
 
     @classmethod
     @as_value_error
-    def execute(cls, model: object, shots: object, ffn_chunks: int = 1) -> io.NodeOutput:
+    def execute(cls, model: object, shots: object = None, ffn_chunks: int = 1) -> io.NodeOutput:
         tell = partial(show_on_node, cls.hidden.unique_id)
         return _told(apply_shots(model, shots, ffn_chunks, tell=tell), tell)
 

@@ -61,11 +61,12 @@ def visible(
     layout: VideoLayout,
     config: MoGAConfig,
     keys: Tensor | None = None,
+    boxes: Tensor | None = None,
 ) -> Tensor:
     """Which keys the queries see in one branch, (B, Q, K) bool; B is 1 where samples don't differ.
 
     branch: "routed", "windows" or "frames". queries: (Q,) int64 token numbers, and keys: (K,); all
-    L where they are None.
+    L where they are None. boxes: `key_boxes` of the queries, where they are known already.
     """
     if keys is None:
         keys = torch.arange(layout.tokens, device=queries.device)
@@ -73,18 +74,22 @@ def visible(
         return routing.group[:, queries, None] == routing.group[:, None, keys]
     if branch == "frames":
         return (queries[:, None] // layout.frame_tokens == keys // layout.frame_tokens)[None]
-    places = torch.stack(_places(queries, layout))
-    boxes = torch.zeros(len(queries), 3, 2, dtype=torch.int64, device=queries.device)
-    for window in windows(layout, config):  # every query lies in one
-        area = torch.tensor((window.frames, window.rows, window.columns), device=queries.device)
-        inside = ((places >= area[:, :1]) & (places < area[:, 1:])).all(dim=0)
-        boxes[inside] = torch.tensor(
-            (window.key_frames, window.rows, window.columns), device=queries.device
-        )
+    boxes = key_boxes(queries, layout, config) if boxes is None else boxes
     seen = torch.ones(len(queries), len(keys), dtype=torch.bool, device=queries.device)
     for place, bounds in zip(_places(keys, layout), boxes.unbind(1), strict=True):
         seen &= (place >= bounds[:, :1]) & (place < bounds[:, 1:])
     return seen[None]
+
+
+def key_boxes(queries: Tensor, layout: VideoLayout, config: MoGAConfig) -> Tensor:
+    """Frames, rows and columns, each from and to, of the keys in each query's window: (Q, 3, 2)."""
+    places = torch.stack(_places(queries.cpu(), layout))  # many small steps: none for a GPU
+    boxes = torch.zeros(len(queries), 3, 2, dtype=torch.int64)
+    for window in windows(layout, config):  # every query lies in one
+        area = torch.tensor((window.frames, window.rows, window.columns))
+        inside = ((places >= area[:, :1]) & (places < area[:, 1:])).all(dim=0)
+        boxes[inside] = torch.tensor((window.key_frames, window.rows, window.columns))
+    return boxes.to(queries.device)
 
 
 def _places(tokens: Tensor, layout: VideoLayout) -> tuple[Tensor, Tensor, Tensor]:

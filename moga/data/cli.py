@@ -55,7 +55,7 @@ def _main(arguments: Sequence[str]) -> int:
     for stage in stages:
         if stage.check is not None:
             stage.check(settings)
-    with opened(options.out, settings, redo) as store:
+    with opened(options.out.absolute(), settings, redo) as store:
         return _run(stages, store, Engine(options.jobs, options.ray), options)
 
 
@@ -65,7 +65,10 @@ def _run(stages: Sequence[Stage], store: Store, engine: Engine, options: Any) ->
 
     if options.films:
         found = find_sources(options.films, options.out)
-        store.list_sources(found.sources)
+        gone = store.list_sources(found.sources)
+        if gone:
+            print(f"{gone} films of before are not among these and leave the dataset; name "
+                  "all folders to keep them.")  # fmt: skip
         if found.passed_over:
             print(f"{found.passed_over} files beside the films were passed over.")
     else:
@@ -78,6 +81,7 @@ def _run(stages: Sequence[Stage], store: Store, engine: Engine, options: Any) ->
 
 
 def _told(summary: Summary, store: Store) -> str:
+    from .pipeline.rows import TRAIN, VALIDATION
     from .pipeline.sources import printable
 
     films = [film for film in store.films() if film.source.kept]
@@ -95,6 +99,9 @@ def _told(summary: Summary, store: Store) -> str:
         lines.append(f"{len(films)} films are kept, with {kept} of {len(shots)} shots.")
     if count := sum(len(film.samples) for film in films):
         lines.append(f"They make {count} samples; {store.folder / 'report.html'} shows them.")
+        if (store.folder / TRAIN).exists() and not (store.folder / VALIDATION).exists():
+            lines.append("All are to train on, as one film leaves none to validate on: leave "
+                         "data.validation_rows out.")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import visible
+from ..attention import key_boxes, visible
 from ..config import MoGAConfig
 from ..layout import VideoLayout
 from ..routing import Routing
@@ -72,9 +72,10 @@ def sample_layer(
     count, tokens = len(queries), layout.tokens
     seen = torch.zeros(count, dtype=torch.int64, device=q.device)
     step = max(1, _SCORES // (count * q.shape[1]))
+    boxes = key_boxes(queries, layout, config)
     for first in range(0, tokens, step):
         keys = torch.arange(first, min(tokens, first + step), device=q.device)
-        masks = _masks(queries, keys, routing, layout, config)
+        masks = _masks(queries, keys, routing, layout, config, boxes)
         chunk_k, chunk_v = (t[keys[0] : keys[-1] + 1].to(precise).transpose(0, 1) for t in (k, v))
         scores = asked @ chunk_k.transpose(1, 2)  # (N, Q, K)
         for name, part in parts.items():
@@ -135,10 +136,12 @@ def _masks(
     routing: Routing | None,
     layout: VideoLayout,
     config: MoGAConfig,
+    boxes: Tensor,
 ) -> dict[str, Tensor]:
     """(Q, K) of each branch, and of what is near and far."""
     masks = {
-        name: visible(name, queries, routing, layout, config, keys)[0] for name in config.branches
+        name: visible(name, queries, routing, layout, config, keys, boxes)[0]
+        for name in config.branches
     }
     near = torch.zeros(len(queries), len(keys), dtype=torch.bool, device=keys.device)
     for name in ("windows", "frames"):

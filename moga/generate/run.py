@@ -23,7 +23,7 @@ from ..hosts.diffusers import (
 from ..pictures.contact_sheet import ContactSheet
 from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
-from .options import DENSE, UsageError
+from .options import DENSE, Options, UsageError
 from .places import LatentsLostError, RunError, save_latents, words_of
 from .plan import Plan
 
@@ -33,10 +33,7 @@ def run(plan: Plan) -> Path:
 
     Raises UsageError, and RunError for what cannot be seen before.
     """
-    options = plan.options
-    device = choose_device(options.device)
-    if options.offload != "none" and device.type == "cpu":
-        raise UsageError("--offload moves models to a GPU and back, but --device is cpu; leave it.")
+    device = device_of(plan.options)
     try:
         return _run(plan, device)
     except torch.OutOfMemoryError:
@@ -44,6 +41,14 @@ def run(plan: Plan) -> Path:
             f"{device} ran out of memory; give --offload model or group, a smaller --size or "
             "shorter shots."
         ) from None
+
+
+def device_of(options: Options) -> torch.device:
+    """Where it runs. Raises UsageError for offloading from a CPU."""
+    device = choose_device(options.device)
+    if options.offload != "none" and device.type == "cpu":
+        raise UsageError("--offload moves models to a GPU and back, but --device is cpu; leave it.")
+    return device
 
 
 def _run(plan: Plan, device: torch.device) -> Path:

@@ -13,8 +13,8 @@ from ..checkpoint import Routers
 from ..diagnostics import Inspection, Observer, drawn_frames
 from ..files import written_whole
 from ..generate.places import RunError, save_latents
-from ..generate.run import choose_device, film_inputs, load, sample, settings_of
-from ..hosts.diffusers import decode_frames, moga_routers, run_at_levels, watch_attention
+from ..generate.run import device_of, film_inputs, load, sample, settings_of
+from ..hosts.diffusers import decode_frames, run_at_levels, watch_attention
 from ..layout import VideoLayout
 from ..pictures.kept import KeptFrames
 from ..pictures.routing import Frame, draw_routing, frame_label
@@ -28,7 +28,7 @@ def run(plan: Plan) -> str:
 
     Raises RunError, NotFiniteError and UnsuitableError.
     """
-    device = choose_device(plan.options.film.device)
+    device = device_of(plan.options.film)
     try:
         return _run(plan, device)
     except torch.OutOfMemoryError:
@@ -44,7 +44,7 @@ def _run(plan: Plan, device: torch.device) -> str:
         latents = sample(pipe, plan.film)
         save_latents(plan.options.film, latents, settings_of(plan.film))
         print(f"saved {plan.options.film.latents_out}, which --latents inspects again", flush=True)
-    observer = Observer(plan.request, plan.config, _routers(plan, pipe))
+    observer = Observer(plan.request, plan.config, _routers(plan))
     with watch_attention(pipe.transformer, observer.see):
         run_at_levels(
             pipe,
@@ -56,14 +56,17 @@ def _run(plan: Plan, device: torch.device) -> str:
             seed=plan.request.seed,
         )
     found = observer.result()
+    table = _write_numbers(plan, found)
     frames = _frames(plan, pipe, latents, found.layout)
-    return _write(plan, found, frames)
+    with written_whole(plan.options.files[0]) as partial:
+        draw_routing(found, plan.title, plan.about, frames).save(partial, format="PNG")
+    return table
 
 
-def _routers(plan: Plan, pipe: Any) -> Routers:
-    if plan.options.what_if is None:
-        return moga_routers(pipe.transformer)
+def _routers(plan: Plan) -> Routers:
     model = plan.film.models.first
+    if plan.options.what_if is None:
+        return model.routers  # as they were read: those in the model may be away on a device
     blocks = model.config["num_layers"]
     return random_routers(model.width, plan.config.groups, blocks, plan.request.seed)
 
@@ -89,15 +92,14 @@ def _pixels(pipe: Any, latents: Tensor, frames: list[int]) -> Mapping[int, np.nd
     return {frame: kept.found[first_video_frame(frame)] for frame in frames}
 
 
-def _write(plan: Plan, found: Inspection, frames: list[Frame]) -> str:
-    picture, table, numbers = plan.options.files
+def _write_numbers(plan: Plan, found: Inspection) -> str:
+    """What the picture can't take along if it fails. Returns the table."""
+    _, table, numbers = plan.options.files
     text = found.text([plan.title, plan.about, ""])
     about = {
         "model": plan.film.models.first.name,
         "random_routers": plan.options.what_if is not None,
     }
-    with written_whole(picture) as partial:
-        draw_routing(found, plan.title, plan.about, frames).save(partial, format="PNG")
     for path, words in ((table, text), (numbers, found.to_json(about))):
         with written_whole(path) as partial:
             partial.write_text(f"{words}\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-from .ffmpeg import find_ffmpeg, hidden_window
+from .ffmpeg import apart, find_ffmpeg
 from .writer import frame_rate
 
 _MICRO = 10**6
@@ -80,7 +80,8 @@ class Run:
         seek = []
         if place.indexed and early > 0:
             seconds = Fraction(place.first, _MICRO) + Fraction(early)
-            seek = ["-seek_timestamp", "1", "-ss", f"{float(seconds):.6f}"]
+            # Not accurate: that drops a picture which began before and is still shown.
+            seek = ["-seek_timestamp", "1", "-noaccurate_seek", "-ss", f"{float(seconds):.6f}"]
         return ["-copyts", *seek, "-i", f"file:{video}"]
 
     def filters(self, video: Path, fps: float) -> str:
@@ -127,7 +128,7 @@ def _look(video: Path, size: int, modified: int) -> _Place:
     command += ["-map", "0:v:0", "-vf", f"settb=1/{_MICRO}", "-frames:v", "1"]
     command += ["-fps_mode", "passthrough", "-enc_time_base", f"1:{_MICRO}", "-f", "framecrc", "-"]
     run = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", **hidden_window()
+        command, capture_output=True, encoding="utf-8", errors="replace", **apart()
     )
     picture, kind = _PICTURE.search(run.stdout), _FORMAT.search(run.stderr)
     shape, aspect = _SHAPE.search(run.stdout), _ASPECT.search(run.stdout)

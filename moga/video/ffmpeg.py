@@ -35,6 +35,12 @@ def find_ffmpeg() -> str:
     return program
 
 
+def apart() -> dict[str, Any]:
+    """The same for what reads films, out of reach of a terminal's interrupt too: what that cuts
+    short must not look like a bad film."""
+    return {**hidden_window(), "start_new_session": True}
+
+
 def hidden_window() -> dict[str, Any]:
     """Arguments of `subprocess` that keep Windows from opening a console for ffmpeg."""
     return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import MogaError
 from .complaints import REPORT, complaints, damaged, decode_errors, plain
 from .excerpt import WHOLE, Excerpt
-from .ffmpeg import find_ffmpeg, hidden_window
+from .ffmpeg import apart, find_ffmpeg
 from .writer import frame_rate
 
 _CHUNK = 16  # frames
@@ -76,7 +76,7 @@ def _read(
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     one = size[0] * size[1] * 3
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **hidden_window())
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **apart())
         count, last, held = 0, None, None
         try:
             while count != frames:

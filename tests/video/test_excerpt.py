@@ -68,3 +68,15 @@ def test_no_frame_is_lost_or_doubled(films, name, spans, data):
         films / name, fps=fps, **SIZE, start=first / fps, frames=count, excerpt=excerpt
     )
     assert numbers(np.concatenate(list(found))) == wanted[first:end]
+
+
+@pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv"])
+def test_a_picture_that_began_long_before_is_still_shown(make, tmp_path, name):
+    """As in recordings of a screen, where nothing moves for seconds."""
+    plain = make.lossless(tmp_path / "plain.mkv", numbered(4), 0.2)
+    coded = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-fps_mode", "passthrough")
+    make.ffmpeg("-i", plain, *coded, tmp_path / name)
+    for start in (3, 8, 12, 18):
+        excerpt = Excerpt(((start, start + 1),))
+        found = read_frames(tmp_path / name, fps=8, **SIZE, excerpt=excerpt)
+        assert set(numbers(np.concatenate(list(found)))) == {start // 5}

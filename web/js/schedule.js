@@ -26,6 +26,12 @@ export function question(node) {
   };
 }
 
+// What to say of an fps that another node gives: the page knows it from a run alone.
+export function aboutFps(node) {
+  if (!isLinked(node, "fps")) return "";
+  return lastRun(node)?.fps ? "; fps as in the last run" : "; fps comes from another node";
+}
+
 // The node that makes a latent of our length, with the size that it makes; null if none is wired.
 function latent(node) {
   for (const id of node.outputs?.find(({ name }) => name === "length")?.links ?? []) {

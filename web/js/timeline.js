@@ -3,6 +3,7 @@ import { Asker } from "./ask.js";
 import { Bar } from "./bar.js";
 import { handOn } from "./canvas.js";
 import {
+  aboutFps,
   chain,
   hasOtherSource,
   lastRun,
@@ -111,7 +112,8 @@ class Timeline {
       return answer.error.line && this.#mark.show(this.#box(), answer.error.line);
     }
     this.#picture = answer.timeline;
-    this.bar.draw(answer.timeline, answer.timeline.summary, "live");
+    const words = answer.timeline.summary + aboutFps(this.#node);
+    this.bar.draw(answer.timeline, words, "live");
   }
 
   // Has the server change the script, and puts what comes back into the text box, unless the text

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ...video.complaints import REPORT, complaints, damaged
-from ...video.ffmpeg import find_ffmpeg, hidden_window
+from ...video.excerpt import Run
+from ...video.ffmpeg import apart, find_ffmpeg
 from .facts import FilmError
 from .records import Source
 
@@ -50,7 +52,8 @@ def stream(source: Source, width: int, height: int, threads: int = 1) -> Iterato
     """
     filters = [*_whole(source), f"fps={source.fps}"]
     filters += [f"scale={width}:{height}:flags=area", *_plain(source)]
-    command = [*_input(source, threads), "-vf", ",".join(filters), *_RAW]
+    command = [*_begin(threads), "-i", f"file:{source.path}", "-map", "0:v:0"]
+    command += ["-vf", ",".join(filters), *_RAW]
     size = width * height * 3
     yield from _read(command, size, (height, width, 3), max(1, _CHUNK // size))
 
@@ -61,11 +64,13 @@ def sampled(source: Source, frames: Sequence[int], threads: int = 1) -> np.ndarr
     frames: ascending. The film is decoded from the key frame before the first to the last one.
     A film that ends earlier gives fewer. Raises FilmError.
     """
-    first = frames[0]
+    first, path = frames[0], Path(source.path)
+    run = Run(float(first / source.fps), 0, frames[-1] - first + 1)
     chosen = "+".join(f"eq(n,{frame - first})" for frame in frames)
-    filters = [*_whole(source), f"fps={source.fps}", f"select='{chosen}'", *_plain(source)]
+    filters = [*_whole(source), run.filters(path, float(source.fps)), f"select='{chosen}'"]
+    filters += _plain(source)
     filters.append(f"scale={source.width}:{source.height}:flags=bicubic")
-    command = _input(source, threads, float(first / source.fps))
+    command = [*_begin(threads), *run.input(path), "-map", "0:v:0"]
     command += ["-vf", ",".join(filters), "-frames:v", str(len(frames)), *_RAW]
     size = source.width * source.height * 3
     shape = (source.height, source.width, 3)
@@ -75,20 +80,15 @@ def sampled(source: Source, frames: Sequence[int], threads: int = 1) -> np.ndarr
 _RAW = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "bgr24", "-")
 
 
-def _input(source: Source, threads: int, start: float = 0.0) -> list[str]:
-    command = [find_ffmpeg(), "-hide_banner", "-nostdin", *REPORT, "-threads", str(threads)]
-    command += ["-ss", f"{start:.6f}"] if start else []
-    return [*command, "-i", f"file:{source.path}", "-map", "0:v:0"]
+def _begin(threads: int) -> list[str]:
+    return [find_ffmpeg(), "-hide_banner", "-nostdin", *REPORT, "-threads", str(threads)]
 
 
 def _read(
     command: list[str], size: int, shape: tuple[int, ...], many: int, strict: bool = True
 ) -> Iterator[np.ndarray]:
     with tempfile.TemporaryFile() as said:
-        # Out of the terminal's reach: what an interrupt cuts short must not look like a bad film.
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, start_new_session=True, **hidden_window()
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **apart())
         count = 0
         try:
             while data := process.stdout.read(size * many):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import (
@@ -20,8 +21,10 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from .stages import named
+from .stopping import STOPPED
 from .work import Outcome, Task, drop, work
 
+_MOST = 61 if sys.platform == "win32" else 1 << 16  # processes that Windows can wait for
 _LOST = (
     "the process that worked on it was ended by the system, as it does when memory runs out; look "
     "at the film, or give fewer --jobs."
@@ -45,7 +48,7 @@ class Processes:
             suspects: list[Task] = []
             self._pool = self._pool or self._started(self._jobs)
             yield from _as_they_end(self._pool, left, self._jobs, suspects)
-            if suspects:
+            if left or suspects:  # it broke, and what broke with no task under way has no suspects
                 self.close()
             for task in suspects:  # one of them did it: each again, alone
                 yield self._alone(task)
@@ -62,7 +65,7 @@ class Processes:
             self._pool = None
 
     def _started(self, jobs: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(jobs, self._context, _begin, (self._end,))
+        return ProcessPoolExecutor(min(jobs, _MOST), self._context, _begin, (self._end,))
 
     def _alone(self, task: Task) -> Outcome:
         with self._started(1) as pool:
@@ -78,8 +81,12 @@ class Processes:
 def run_in_threads(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
     """Outcomes as they come, of tasks that mostly wait."""
     pool = ThreadPoolExecutor(jobs)
+    STOPPED.clear()
     try:
         yield from _as_they_end(pool, list(reversed(tasks)), jobs, [])
+    except BaseException:
+        STOPPED.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ are in pixels of the picture as it is shown: turned upright, pixels square.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -252,12 +253,15 @@ def _read(kind: Any, data: Any, where: str) -> Any:
 
 
 def _record(kind: Any, data: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     parts = _of(dict, data, where)
     for name in parts:
         if name not in hints:
             raise ValueError(f"{where} has {name!r}")
     return kind(**{name: _read(hints[name], value, name) for name, value in parts.items()})
+
+
+_hints = functools.cache(typing.get_type_hints)  # the slow part of reading a record
 
 
 def _of(kind: type[T], data: Any, where: str) -> T:

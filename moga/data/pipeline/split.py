@@ -111,7 +111,7 @@ def _shots(
             f"{source.id}-{index:04d}", source.id, index, start, end, before, after,
             scores={"motion": round(float(inside.mean()), 4) if len(inside) else 0.0},
         )  # fmt: skip
-        if seconds < settings.seconds_least:
+        if seconds < settings.seconds_least or end <= start:
             reason = f"lasts {seconds:.2f} s, less than {settings.seconds_least:g} s"
             why = Decision("split", False, reason, "seconds", seconds, settings.seconds_least)
             shot = replace(shot, decisions=(why,), kept=False)

@@ -28,8 +28,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage. sections: of the settings, that change what it makes. version: of its code, one
-    more whenever the same settings give something else.
+    """A stage. sections: of the settings, or single ones of a section, that change what it makes.
+    version: of its code, one more whenever the same settings give something else.
 
     where: "processes" (each film in any process), "threads" (films in threads of the first
     process, for what waits on a network), or "dataset" (once, over all films). check: asked before
@@ -123,7 +123,8 @@ STAGES = (
     Stage("split", _split, ("split",), "shots, by two cut detectors", check=_check_split),
     Stage("score", _score, ("score", "text"), "motion, clarity, exposure and text of each shot",
           check=_check_score),
-    Stage("crop", _crop, ("crop", "merge"), "the largest clean rectangle of each shot"),
+    Stage("crop", _crop, ("crop", "merge.width", "merge.height"),
+          "the largest clean rectangle of each shot"),
     Stage("caption", _caption, ("caption", "merge"), "words for each shot, and for all of a sample",
           where="threads", check=_check_captions),
     Stage("merge", _merge, ("merge",), "clips of adjacent shots, up to a minute long"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import written_whole
-from ...locks import Lock
+from ...locks import Lock, LockError
 from ...shots.script import shorten
 from ...toml_settings import SettingsError, settled
 from .records import Film, RecordError, Source, dumps, from_json, to_json
@@ -56,10 +56,15 @@ class Store:
                 f"{self.folder}` first."
             ) from None
 
-    def list_sources(self, sources: Sequence[Source]) -> None:
-        """Let the dataset be made of these films."""
+    def list_sources(self, sources: Sequence[Source]) -> int:
+        """Let the dataset be made of these films. Returns how many it had that it no longer has."""
+        try:
+            before = {source.id for source in self.sources()}
+        except StoreError:
+            before = set()
         text = json.dumps([to_json(source) for source in sources], allow_nan=False)
         _write(self.records / "sources.json", text)
+        return len(before - {source.id for source in sources})
 
     def film(self, stage: Stage, source: Source) -> Film | None:
         """What is known of a film after a stage; None where that has to be run still.
@@ -111,8 +116,7 @@ class Store:
     def _fingerprint(self, stage: Stage, source: Source) -> str:
         data = self.settings.of(source.name).model_dump(mode="json")
         made = [
-            (part.name, part.version, {name: data[name] for name in part.sections})
-            for part in (*before(stage), stage)
+            (part.name, part.version, _concerned(data, part)) for part in (*before(stage), stage)
         ]
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -131,14 +135,25 @@ def opened(folder: Path, settings: Settings, redo: str | None) -> Iterator[Store
     records.mkdir(parents=True, exist_ok=True)
     lock = Lock(records / "lock")
     try:
-        if not lock.take():
-            raise StoreError(f"another run works on {folder}; wait for it, or end it.")
+        _take(lock, folder)
         _settle(records, settings, redo)
         for part in records.rglob(".*.part"):
             part.unlink(missing_ok=True)
         yield Store(folder, settings)
     finally:
         lock.close()
+
+
+def _take(lock: Lock, folder: Path) -> None:
+    try:
+        if not lock.take():
+            raise StoreError(f"another run works on {folder}; wait for it, or end it.")
+    except LockError as error:
+        print(
+            f"the disk of {folder} has no locks ({error.strerror}), so a second run there would "
+            "not be noticed; start one at a time.",
+            flush=True,
+        )
 
 
 def known_settings(folder: Path) -> dict[str, Any]:
@@ -171,9 +186,20 @@ def _view(plain: dict[str, Any], stage: Stage) -> tuple[Any, ...]:
     """What of some settings concerns a stage."""
     overrides = [
         (one["match"], part) for one in plain["sources"]
-        if (part := {name: one[name] for name in stage.sections if name in one})
+        if (part := _concerned(one, stage))
     ]  # fmt: skip
-    return {name: plain[name] for name in stage.sections}, overrides
+    return _concerned(plain, stage), overrides
+
+
+def _concerned(plain: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """The settings that a stage is made with, by the names that it has for them."""
+    found = {}
+    for name in stage.sections:
+        section, _, key = name.partition(".")
+        values = plain.get(section, {})
+        if section in plain and (not key or key in values):
+            found[name] = values[key] if key else values
+    return found
 
 
 def _changes(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:

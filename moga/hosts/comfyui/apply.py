@@ -63,7 +63,7 @@ def apply_moga(
 
 def apply_shots(
     model: comfy.model_patcher.ModelPatcher,
-    shots: ShotList,
+    shots: ShotList | None,
     ffn_chunks: int = 1,
     *,
     tell: Callable[[str], None] | None = None,

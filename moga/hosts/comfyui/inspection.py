@@ -32,8 +32,8 @@ from .geometry import Grid
 from .keys import APPLIED
 from .loading import carried_routers
 from .routers import RouterSet
-from .settings import DENSE, Settings
-from .vae import video_latent
+from .settings import DENSE, MOGA, Settings
+from .vae import plan_decode, video_latent
 from .wan import wan_model
 
 
@@ -102,6 +102,8 @@ def inspect_model(
     subject = _subject(model, dit, shots, routers, what_if, seed)
     _check_text(positive, subject.settings)
     samples = _samples(model, latent)
+    if vae is not None:
+        plan_decode(vae, {"samples": samples})  # refuses one that the frames can't be shown by
     config, min_tokens = subject.measured.config, subject.settings.min_tokens
     check_tokens(_layout(dit, samples), config, min_tokens)
     bar = comfy.utils.ProgressBar(len(request.levels) * len(request.blocks))
@@ -130,12 +132,14 @@ def _subject(
     what_if: MoGAConfig,
     seed: int,
 ) -> _Subject:
-    applied = model.get_attachment(APPLIED)
-    if applied is None:
-        settings, used = Settings(shots=shots), routers or carried_routers(model)
+    applied, settings = model.get_attachment(APPLIED), Settings(shots=shots)
+    if applied is not None:
+        settings = applied.settings
+        _refuse_second(settings.shots, shots, "shots")
+    if applied is None or settings.attention == DENSE:  # Apply Shot Prompts puts no MoGA on it
+        settings, used = replace(settings, attention=MOGA), routers or carried_routers(model)
     else:
-        settings, used = applied.settings, applied.routers
-        _refuse_second(applied.settings.shots, shots, "shots")
+        used = applied.routers
         if used is not None:
             _refuse_second(used, routers, "routers")
     measured = used or routers
@@ -198,12 +202,13 @@ def _run(
     mask: Tensor | None,
     observer: Observer,
 ) -> Grid:
-    """One call of the model for each noise level; the grid of the last one."""
+    """One call of the model for each noise level; the grid of what was measured."""
     grids: list[Grid] = []
 
     def watch(block: int, grid: Grid, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
-        grids[:] = [grid]
         observer.see(block, grid.layout, x, q, k, v)
+        if not grids and observer.layout is not None:
+            grids.append(grid)  # of what is measured; other context windows have others
 
     patched = apply_moga(model, subject.settings, subject.used, watch=watch)
     make = torch.Generator().manual_seed(observer.request.seed)

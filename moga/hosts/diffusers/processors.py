@@ -84,6 +84,7 @@ class MoGASelfAttention(_Covering):
         if call.watch is not None:
             _show(self, call, hidden_states, q, k, v)
         if plain:
+            del q, k, v  # it makes its own
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
         out = _attend(self, attn, call, hidden_states, q, k, v).flatten(2, 3)
         return attn.to_out[1](attn.to_out[0](out))

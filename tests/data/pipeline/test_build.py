@@ -10,12 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from joined import PIECES, Join, filmed, join, real
 
 from moga.data.cli import main
+from moga.data.pipeline.pool import Processes
 from moga.data.pipeline.records import Film, from_json
+from moga.data.pipeline.settings import Settings
+from moga.data.pipeline.sources import find_sources
+from moga.data.pipeline.store import opened
+from moga.data.pipeline.work import Task
 
 ROOT = Path(__file__).parents[3]
 QUICK = ("--split.learned", "never", "--text.when", "never")
@@ -146,6 +152,21 @@ def run_alone(films, out, *words, **given):
         [*command, "--jobs", "2", *QUICK, *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **given,
     )  # fmt: skip
+
+
+def test_a_process_that_dies_between_stages_is_replaced(films, tmp_path):
+    """Idle ones are what the system ends first when memory runs out."""
+    pool = Processes(1)
+    pool._pool = pool._started(1)
+    idle = pool._pool.submit(os.getpid).result()
+    os.kill(idle, signal.SIGKILL)
+    while psutil.pid_exists(idle) and psutil.Process(idle).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.02)
+    with opened(tmp_path / "set", Settings(), None) as store:
+        sources = find_sources([films], tmp_path / "set").sources
+        tasks = [Task(store, "probe", source) for source in sources]
+        assert len(list(pool.run(tasks))) == len(tasks)
+    pool.close()
 
 
 def children(process):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from chat_server import CAPTION, ChatServer, completion, raw
+from chat_server import CAPTION, ChatServer, completion, raw, slow
 from joined import PIECES, Join, join
 
 from moga.data.cli import main
@@ -86,6 +87,15 @@ def test_films_become_rows_clips_and_a_page(films, out, capsys):
     assert {path: path.stat().st_mtime_ns for path in (out / "clips").iterdir()} == before
 
 
+def test_films_that_are_no_longer_named_leave_and_one_leaves_none_to_validate_on(
+    films, out, capsys
+):
+    assert go_on(films / "a.mp4", out) == 0
+    said = capsys.readouterr().out
+    assert "3 films of before are not among these and leave the dataset" in said
+    assert "leave data.validation_rows out." in said and not (out / ROWS[1]).exists()
+
+
 def test_rows_and_page_by_themselves(films, out):
     assert go_on(films, out) == 0
     for name, stage in ((ROWS[0], "rows"), ("report.html", "report")):
@@ -112,6 +122,29 @@ def test_virtual_rows_show_what_the_clips_show(films, out, tmp_path):
     ]
     for one, clip in zip(found, frames.values(), strict=True):
         assert np.array_equal(one, clip)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
+def test_an_interrupt_while_captions_are_written_stops_at_once_and_costs_no_film(films, out):
+    with ChatServer(*[slow(0.5)] * 99) as server:
+        words = ("--caption.by", "endpoint", "--caption.url", server.url, "--caption.model",
+                 "vision", "--caption.concurrency", "1", "--redo", "caption")  # fmt: skip
+        command = [sys.executable, "-m", "moga.data", "build", str(films), "--out", str(out)]
+        run = subprocess.Popen(
+            [*command, *words], stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+        )
+        while not server.calls:
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGINT)
+        _, err = run.communicate(timeout=60)
+        assert run.returncode == 130, err
+        asked = len(server.calls)
+        assert asked <= 6  # two for each of the three films at most, which have seven shots
+    with ChatServer() as server:
+        words = ("--caption.url", server.url, "--redo", "caption")
+        assert go_on(films, out, *words) == 0
+    assert {shot.caption for row in rows_of(out) for shot in row.shots} == {CAPTION}
 
 
 def test_an_endpoint_writes_the_captions(films, out):

@@ -93,6 +93,7 @@ BAD = {
     "cut off": cut_off,
     "slow": slow(3),
     "refusal": "I'm sorry, but I can't help with describing these pictures at all.",
+    "curly refusal": "I\u2019m sorry, but I can\u2019t help with that, whatever it may be about.",
     "no pictures": "No images were provided, so please attach them and ask again, thank you.",
     "too short": "A square.",
     "too long": "square " * 301,
@@ -189,14 +190,23 @@ def test_a_server_that_stays_down_stops_the_run(film, tmp_path, status):
 
 def test_a_call_that_is_refused_is_not_tried_again(film, tmp_path):
     with (
-        ChatServer(400) as server,
-        pytest.raises(EndpointError, match=r"refuses the call \(400 Bad"),
+        ChatServer(404) as server,
+        pytest.raises(EndpointError, match=r"refuses the call \(404 Not"),
     ):
         caption(film, asked(server, concurrency=1), tmp_path)
     with ChatServer(raw(b"{}", 429, Retry_After="86400")) as server:
         with pytest.raises(EndpointError, match="asks to wait 86400 s"):
             caption(film, asked(server, concurrency=1), tmp_path)
         assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_refused_costs_its_shot_alone(film, tmp_path, status):
+    """One that is too long, or whose pictures a filter does not let through."""
+    with ChatServer(status) as server:
+        done = caption(film, asked(server, concurrency=1), tmp_path)
+    assert captions(done) == ["", *[CAPTION] * (SHOTS - 1)]
+    assert f"the server refuses the question ({status} " in done.shots[0].decisions[0].reason
 
 
 def test_as_many_calls_at_once_as_were_allowed(film, tmp_path):
@@ -316,6 +326,7 @@ def test_what_can_be_wrong_is_said_at_once(tmp_path, monkeypatch):
             ("prompt", tmp_path / "a.txt"): r"a\.txt, whose 'frame' means .*did you mean frames\?$",
             ("prompt", tmp_path / "b.txt"): r"b\.txt, which is no template \(line 1: ",
             ("global_prompt", tmp_path / "c.txt"): r"^caption\.global_prompt is .*not UTF-8; save",
+            ("language", "english"): r"^caption\.language is 'english', which is no code",
             ("prompt", tmp_path / "d.txt"): r"cannot be read \(No such file",
         }.items():
             with pytest.raises(Exception, match=message) as caught:

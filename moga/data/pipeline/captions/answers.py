@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ....shots import Shot, ShotScriptError
 from ....shots.script import one_line
+from ....toml_settings import SettingsError
 from ..settings import Caption
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
@@ -84,7 +85,7 @@ def _bare(answer: str) -> str:
 def _judged(text: str, settings: Caption, least: int) -> str:
     if not text:
         raise AnswerError("it is empty")
-    if _REFUSAL.search(text[:200]):
+    if _REFUSAL.search(text[:200].replace("\u2019", "'")):
         raise AnswerError("it is a refusal")
     count = words_in(text)
     if not least <= count <= settings.words_most:
@@ -98,6 +99,19 @@ def _judged(text: str, settings: Caption, least: int) -> str:
     return text
 
 
+def check_language(settings: Caption) -> None:
+    """Raises SettingsError for a language that answers can't be told by."""
+    if settings.language:
+        import py3langid
+
+        known = {code for code, _ in py3langid.rank("a")}
+        if settings.language not in known:
+            raise SettingsError(
+                f"caption.language is {settings.language!r}, which is no code of a language that "
+                "can be told from others; give one such as en, zh or de, or nothing."
+            )
+
+
 def _language(text: str, wanted: str) -> str | None:
     """The language of a text where that is clearly not the wanted one."""
     import py3langid
@@ -105,4 +119,4 @@ def _language(text: str, wanted: str) -> str | None:
     likely: Sequence[tuple[str, float]] = py3langid.rank(text)
     scores = dict(likely)
     best = max(scores, key=scores.__getitem__)
-    return best if scores[best] - scores.get(wanted, 0.0) > _FAR else None
+    return best if scores[best] - scores[wanted] > _FAR else None

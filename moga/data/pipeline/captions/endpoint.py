@@ -16,6 +16,7 @@ import numpy as np
 from ....errors import MogaError
 from ....shots.script import shorten
 from ..settings import Caption
+from ..stopping import STOPPED, go_on
 from .answers import AnswerError
 from .memory import Memory, Spent, question
 from .pace import Pace, asked_to_wait
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _CONNECT = 10.0  # seconds
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for
+_THIS_ONE = (400, 413, 422)  # of a question: its length, or a filter of contents
 _AGAIN = (408, 409, 425, 429)  # and 500 upwards
 _JPEG = 90
 
@@ -133,6 +135,7 @@ class Endpoint:
             wait=self._wait,
             retry=retry_if_exception_type(_Again),
             reraise=True,
+            sleep=STOPPED.wait,
         )
         body = {"model": self._settings.model, "messages": list(messages)}
         try:
@@ -162,6 +165,7 @@ class Endpoint:
         self._pace.wait()
         try:
             with self._turns:
+                go_on()
                 if self._down:
                     raise self._down
                 reply = self._client.post("chat/completions", json=body)
@@ -176,6 +180,8 @@ class Endpoint:
                 )
             raise _Again(_said(reply), wait)
         self._refuse_key(reply)
+        if reply.status_code in _THIS_ONE:
+            raise AnswerError(f"the server refuses the question ({_said(reply)})")
         if reply.status_code >= 300:
             raise EndpointError(
                 f"caption.url is {self._settings.url}, which refuses the call ({_said(reply)}); "

@@ -18,7 +18,8 @@ from ..facts import FilmError
 from ..plan import plan
 from ..records import Decision, Film, Sample, Shot, Source
 from ..settings import Caption, Settings
-from .answers import AnswerError, caption_in, shared_in
+from ..stopping import go_on
+from .answers import AnswerError, caption_in, check_language, shared_in
 from .endpoint import Endpoint, EndpointError
 from .memory import Memory
 from .prompts import check_prompts, global_prompt, shot_prompt
@@ -44,6 +45,7 @@ def check_captions(settings: Settings) -> None:
                 "to none."
             )
     check_prompts(how)
+    check_language(how)
     _endpoint(how).check()
 
 
@@ -106,6 +108,7 @@ def _seen(film: Film, how: Caption, memory: Memory) -> tuple[Shot, ...]:
 def _captioned(film: Film, how: Caption, memory: Memory, shot: Shot) -> Shot:
     if not shot.kept:
         return shot
+    go_on()
     frames = sample_frames(film.source, shot, min(how.frames, shot.frames), how.side)
     prompt = shot_prompt(
         how,
