@@ -193,6 +193,8 @@ def test_routers_that_the_file_carries(scene):
     (model,) = scene.comfy.call("MoGALoadDiffusionModel", unet_name=name)
     _, text = seen(scene, model)
     assert "What routing does: merged.safetensors\n3 groups" in text
+    _, text = seen(scene, scene.apply(model, attention="dense"))
+    assert "What routing would do: merged.safetensors\n3 groups" in text
 
 
 def test_routers_that_are_connected(scene):
@@ -216,6 +218,43 @@ def test_shots_and_their_texts(scene):
         "positive has the texts of 3 shots, but no shots are connected; connect the shots output "
         "of the same Multi-Shot Prompt Schedule."
     )
+
+
+@pytest.mark.parametrize("length", [13, 17, 21])
+def test_context_windows_are_measured_by_the_first(make_scene, comfy, length):
+    scene = make_scene(frames=9)
+    shots = scene.shots("[9f] one\n[12f] two\n[12f] three")
+    positive = scene.schedule(shots, tokens(11), tokens(12), tokens(13))
+    (model,) = comfy.call(
+        "WanContextWindowsManual",
+        model=scene.load(),
+        context_length=length,
+        context_overlap=4,
+        context_schedule="standard_static",
+        fuse_method="pyramid",
+    )
+    scene.positive = positive
+    frames = inspect(scene, model, shots=shots).frames
+    starts = {"shot 1": 0, "shot 2": 9 / 16, "shot 3": 21 / 16}
+    ends = {"shot 1": 9 / 16, "shot 2": 21 / 16, "shot 3": 33 / 16}
+    assert frames[0].label.startswith("shot 1, ")
+    for frame in frames:
+        shot, at = frame.label.split(", ")
+        assert starts[shot] - 0.1 <= float(at.removesuffix(" s")) <= ends[shot] + 0.1
+        assert float(at.removesuffix(" s")) <= length / 16 + 0.1
+
+
+def test_a_vae_of_another_model_is_refused_before_anything_runs(scene, monkeypatch):
+    from comfy.sd import VAE
+
+    with tiny.small_models():
+        vae = VAE(sd=tiny.vae())
+    monkeypatch.setattr(vae, "latent_channels", 48)
+    steps = []
+    model = scene.load()
+    model.set_model_unet_function_wrapper(lambda apply, given: steps.append(1))
+    words = refusal(scene, model, vae=vae)
+    assert "has 16 channels and vae decodes 48" in words and not steps
 
 
 def test_the_frames_are_those_of_the_vae(scene):

@@ -32,7 +32,7 @@ from .geometry import Grid
 from .keys import APPLIED
 from .loading import carried_routers
 from .routers import RouterSet
-from .settings import DENSE, MOGA, Settings
+from .settings import DENSE, Settings
 from .vae import plan_decode, video_latent
 from .wan import wan_model
 
@@ -132,17 +132,15 @@ def _subject(
     what_if: MoGAConfig,
     seed: int,
 ) -> _Subject:
-    applied, settings = model.get_attachment(APPLIED), Settings(shots=shots)
-    if applied is not None:
-        settings = applied.settings
-        _refuse_second(settings.shots, shots, "shots")
-    if applied is None or settings.attention == DENSE:  # Apply Shot Prompts puts no MoGA on it
-        settings, used = replace(settings, attention=MOGA), routers or carried_routers(model)
+    applied, given = model.get_attachment(APPLIED), routers or carried_routers(model)
+    if applied is None:
+        settings, used = Settings(shots=shots), given
     else:
-        used = applied.routers
+        settings, used = applied.settings, applied.routers
+        _refuse_second(applied.settings.shots, shots, "shots")
         if used is not None:
             _refuse_second(used, routers, "routers")
-    measured = used or routers
+    measured = used or given  # behind Apply Shot Prompts they are measured and not run
     if random := measured is None:
         made = {}
         if "routed" in what_if.branches:
