@@ -123,7 +123,7 @@ def test_a_lock_that_says_nothing_refuses_all_the_same(tmp_path, holding):
 
 
 def test_a_disk_without_locks_is_told_of(tmp_path, capsys, monkeypatch):
-    from moga.train import locks
+    from moga import locks
 
     def none(*_):
         raise OSError(37, "No locks available")
