@@ -40,7 +40,7 @@ def test_a_checkpoint_holds_what_is_trained(project, files, tmp_path_factory):
     for folder in (project, whole):
         config = folder / "config.toml"
         config.write_text(config.read_text().replace('train = "full"', 'train = "lora"'))
-    assert train_alone(project, killing_itself(8)) == -signal.SIGKILL
+    assert train_alone(project, killing_itself(12)) == -signal.SIGKILL
     checkpoint, at = Checkpoints(project / "training" / "checkpoints", 2).latest()
     assert at.stage == 1
     kept = load_file(checkpoint / "model.safetensors")
