@@ -19,8 +19,7 @@ import torch
 from measuring import machine
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusers import WanTransformer3DModel
 
@@ -29,6 +28,7 @@ from moga.hosts.diffusers import enable_moga, encode_frames, load_vae
 from moga.routing import Routing, random_routers
 from moga.video.reader import read_frames
 
+ROOT = Path(__file__).resolve().parents[1]
 VAE = ROOT / "recipes" / "demo_model" / "vae.safetensors"
 SIZES = {"1.3b": (12, 30, 8960), "14b": (40, 40, 13824)}
 TEXT = 128

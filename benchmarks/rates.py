@@ -12,22 +12,22 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moga.config import MoGAConfig
 from moga.layout import VideoLayout
-from moga.plan import blocks, rates
-from moga.plan.backward import backward_steps, grown
+from moga.plan import blocks
+from moga.plan.backward import grown
 from moga.plan.layer import BACKWARD_FLOPS, FORWARD_FLOPS, VALUE, forward_steps, kernels_of
 from moga.plan.models import MODELS
-from moga.plan.parts import FRAMES, ROUTED, LayerParts, Part, dense_parts, parts_of
+from moga.plan.parts import ROUTED, LayerParts, Part, dense_parts, parts_of
 from moga.plan.rates import Kernel, Rates
 from moga.wan import HEAD_WIDTH
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 GRIDS = {
     32_760: (21, 30, 52),
@@ -165,7 +165,7 @@ def whole_layer(row: dict, plain: Rates) -> Term:
     copies = sum(forward_steps(parts, used, row["heads"], free).values())
     seconds = row["ms"] * 1e-3 - copies
     each = [term(part, row["heads"], 1e3) for part in parts.all]
-    return (*(sum(column) for column in zip(*each, strict=True)),)[:2] + (seconds,)
+    return sum(t[0] for t in each), sum(t[1] for t in each), seconds
 
 
 def term(part: Part, heads: int, ms: float) -> Term:
@@ -180,7 +180,7 @@ def kernel(terms: Sequence[Term], block: int = 1) -> Kernel:
 
 
 def with_backward(found: Rates, rows: Iterable[dict]) -> Rates:
-    """Kernels backwards, which bend as they do forwards: of all dense rows, and of torch's layers."""
+    """Kernels backwards, bent as they are forwards: of all dense rows, and of torch's layers."""
     terms: dict[str, list[Term]] = {"torch": [], "sdpa": []}
     for row in rows:
         name = row["backend"]

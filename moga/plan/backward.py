@@ -17,9 +17,7 @@ _IN_ORDER = 15
 _ENDS = 6 + 9  # float32 zeros, and to bfloat16 at the end
 
 
-def backward_steps(
-    parts: LayerParts, kernel: str, heads: float, rates: Rates
-) -> dict[str, float]:
+def backward_steps(parts: LayerParts, kernel: str, heads: float, rates: Rates) -> dict[str, float]:
     """Seconds of each step. kernel: a name in rates.backward."""
     runs = parts.backward()
     unit = parts.all[0].queries * heads * HEAD_WIDTH * VALUE

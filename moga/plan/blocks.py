@@ -91,7 +91,10 @@ def backward(work: BlockWork, kernel: str, rates: Rates, *, frozen: bool) -> dic
     """Seconds of each step of a backward pass. frozen: whether the weights need no gradient."""
     unit, shape = work.unit, work.shape
     text = rates.backward["sdpa"].seconds(
-        work.tokens * shape.text_tokens, shape.text_tokens, shape.width / HEAD_WIDTH, 2.5 * FORWARD_FLOPS
+        work.tokens * shape.text_tokens,
+        shape.text_tokens,
+        shape.width / HEAD_WIDTH,
+        2.5 * FORWARD_FLOPS,
     )
     matrices = 1 if frozen else 2
     inner = ACTIVATION * unit * shape.feed_forward / shape.width

@@ -71,7 +71,7 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Network:
-    """What joins cards. Bytes a second and card, each way; seconds that a collective takes at least.
+    """What joins cards: bytes a second and card, each way; seconds of a collective at least.
 
     host_cards: cards of a host, which are joined by `link`; hosts are by `network`.
     """

@@ -35,8 +35,7 @@ def _main(arguments: Sequence[str]) -> int:
 
         print(markdown(options.card, options.network), end="")
         return 0
-    sampled = planned.generation(request) if request.sampling else None
-    learned = planned.training(request) if request.learning else None
+    sampled, learned = planned.answers(request)
     if options.json:
         print(json.dumps(report.as_data(request, sampled, learned), indent=1))
     else:

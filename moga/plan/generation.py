@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..wan import HEAD_WIDTH
 from . import wire
-from .cards import GB
+from .buffers import layer_tensors
 from .estimate import Estimate
-from .layer import VALUE
+from .layer import VALUE, kernels_of
 from .passes import EXCHANGE, Job, forward_bytes, forward_pass, operations
-from .rates import DECODED, DECODING
+from .rates import DECODED
 
-# Tensors of (l, C) alive at the worst moment of a block, as moga/generate/memory.py counts them.
-_AT_ATTENTION = 13.1
-_AT_FEED_FORWARD = 6  # beside two of (l, F)
+# Tensors of (l, C) that are alive in a block, in the three moments that can be the worst.
+_AT_ROPE = 13.1  # from the peak of the 14B at 62,400 tokens in forward.json
+_IN_ATTENTION = 5  # x, its norm, q, k, v
+_AT_FEED_FORWARD = 6  # beside two of (l, F), as moga/generate/memory.py counts them
 _LATENT = 4  # bytes of a number of a latent
 
 
@@ -41,24 +43,30 @@ def estimate(job: Job, sampling: Sampling) -> Estimate:
 
 def memory(job: Job) -> dict[str, float]:
     """Bytes that a card holds while it samples."""
-    work, model = job.work, job.film.model
-    ranks = job.arrangement.sequence
-    shape = model.shape
-    moments = {
-        "at norms and RoPE": _AT_ATTENTION,
-        "at the feed-forward": _AT_FEED_FORWARD + 2 * shape.feed_forward / shape.width,
-    }
-    name, tensors = max(moments.items(), key=lambda item: item[1])
     held = {
-        "weights, bfloat16": model.weights(job.parts.groups) * VALUE,
-        f"a block's tensors, {name}": tensors * work.unit,
+        "weights, bfloat16": job.film.model.weights(job.parts.groups) * VALUE,
         "latents, noise, velocity": 4 * _latent_bytes(job),
     }
-    if ranks > 1:
-        # What is sent and what arrives lie beside q, k and v.
-        heads = job.film.layout.tokens * work.heads * 128 * VALUE
-        held["buffers of the all-to-all"] = 4 * heads
-    return held
+    return held | max(_moments(job), key=lambda moment: sum(moment.values()))
+
+
+def _moments(job: Job) -> list[dict[str, float]]:
+    """What a block holds at norms and RoPE, in the feed-forward, and in the attention layer."""
+    work, shape = job.work, job.film.model.shape
+    unit = work.unit
+    attention = {"a block's tensors, in the attention": _IN_ATTENTION * unit}
+    heads = job.film.layout.tokens * work.heads * HEAD_WIDTH * VALUE
+    layer = layer_tensors(job.parts, kernels_of(job.parts, job.backend), work.heads)
+    attention["buffers of the attention layer"] = layer * heads
+    if job.arrangement.sequence > 1:
+        # q, k and v of all tokens, and the copy in which one of them is sent.
+        attention["buffers of the all-to-all"] = 3 * heads + unit
+    inner = _AT_FEED_FORWARD + 2 * shape.feed_forward / shape.width
+    return [
+        attention,
+        {"a block's tensors, at norms and RoPE": _AT_ROPE * unit},
+        {"a block's tensors, in the feed-forward": inner * unit},
+    ]
 
 
 def decoding_seconds(job: Job) -> float:

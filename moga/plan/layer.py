@@ -19,7 +19,7 @@ Kernels = dict[str, str]  # of a part, by its name
 
 
 def kernels_of(parts: LayerParts, backend: str) -> Kernels:
-    """What runs each part, as `auto` chooses it with flash3 installed, or with sdpa the best there is.
+    """What runs each part: as `auto` has it, with FlashAttention 3 or with PyTorch alone ("sdpa").
 
     Any other backend runs all of it, but for what needs a mask.
     """

@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. request: None where the tables are asked for, which say what they are of."""
+    """The command line. request: None where the tables are asked for, which have their own."""
 
     request: Request | None
     card: Card
@@ -147,9 +147,7 @@ def _request(given: Any, card: Card, network: Network) -> Request:
             raise PlanError(f"--cfg is {given.cfg}; give a number of 0 or more.")
         sampling = Sampling(given.steps, given.cfg != 1)
     if given.what != GENERATION:
-        learning = Learning(
-            given.train, given.checkpointing, given.ema, given.clips or 0, given.rank
-        )
+        learning = Learning(given.train, given.checkpointing, given.ema, given.clips, given.rank)
     backend = given.backend or card.backend
     return Request(
         *(film, given.gpus, card, network, backend, sampling, learning), given.sequence, given.shard

@@ -19,8 +19,8 @@ DENSE = "dense"
 class Part:
     """Attention within segments, of one head.
 
-    pairs: query-key pairs. queries, keys: of all segments together. in_order: whether its tokens lie
-    as the host has them, so that nothing is gathered.
+    pairs: query-key pairs. queries, keys: of all segments together. sizes: how many different ones
+    segments have. in_order: whether tokens lie as the host has them, so that nothing is gathered.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Part:
     queries: float
     keys: float
     segments: float
+    sizes: int = 1
     in_order: bool = False
 
     @property
@@ -82,9 +83,7 @@ def dense_parts(layout: VideoLayout) -> LayerParts:
 
 
 @lru_cache(maxsize=64)
-def parts_of(
-    layout: VideoLayout, config: MoGAConfig | None, uneven: float = 1.0
-) -> LayerParts:
+def parts_of(layout: VideoLayout, config: MoGAConfig | None, uneven: float = 1.0) -> LayerParts:
     """The parts of a layer; of dense attention where config is None.
 
     uneven: M times the sum of the squares of the groups' shares; 1 for equal groups, M for one that
@@ -97,7 +96,11 @@ def parts_of(
     found = []
     if "windows" in config.branches:
         pairs = sum(box.queries * box.keys for box in boxes)
-        found.append(Part(WINDOWS, pairs, tokens, sum(box.keys for box in boxes), len(boxes)))
+        keys, sizes = (
+            sum(box.keys for box in boxes),
+            len({(box.queries, box.keys) for box in boxes}),
+        )
+        found.append(Part(WINDOWS, pairs, tokens, keys, len(boxes), sizes))
     if "frames" in config.branches:
         found.append(Part(FRAMES, frames * area**2, tokens, tokens, frames, in_order=True))
     union = config.combine == "union"
@@ -105,7 +108,7 @@ def parts_of(
         spatial = {(box.rows, box.columns) for box in boxes}
         areas = [(r[1] - r[0]) * (c[1] - c[0]) for r, c in spatial]
         pairs = frames * sum(one**2 for one in areas)
-        found.append(Part(CELLS, pairs, tokens, tokens, frames * len(areas)))
+        found.append(Part(CELLS, pairs, tokens, tokens, frames * len(areas), len(set(areas))))
     routed, beside = None, 0.0
     if "routed" in config.branches:
         pairs = tokens**2 / config.groups * uneven

@@ -12,7 +12,7 @@ from .cards import Card, Network
 from .estimate import Arrangement
 from .geometry import Film
 from .layer import VALUE, forward_steps, kernels_of
-from .parts import CELLS, FRAMES, ROUTED, WINDOWS, DENSE, LayerParts, parts_of
+from .parts import CELLS, DENSE, FRAMES, ROUTED, WINDOWS, LayerParts, parts_of
 
 NEAR, FAR, SORTING = "attention, near", "attention, groups", "sorting, merging"
 WHOLE = "attention, dense"

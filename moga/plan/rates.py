@@ -13,7 +13,6 @@ FILES = {
     "H200": "benchmarks/results/union.json, H200, commit e5c7f13",
 }
 DECODED = 41.73 * 832 * 480  # pixels a second: benchmarks/results/decode-cuda.json, H100
-DECODING = 3.414e9  # bytes that it takes at 832x480: the same file
 
 
 @dataclass(frozen=True)

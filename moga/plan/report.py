@@ -9,7 +9,6 @@ from ..files import readable
 from ..flops import density
 from .cards import Card, Network
 from .generation import decoding_seconds
-
 from .options import Request
 from .planned import Answer
 from .training import FULL
@@ -84,7 +83,8 @@ def _learned(request: Request, answer: Answer) -> list[str]:
     ]
     if not answer.fits:
         return [*lines, *_unfit(request, answer), *_memory(answer)]
-    clips = f"{answer.clips:,} clip{'s' * (answer.clips > 1)}"
+    count = learning.clips or found.arrangement.copies
+    clips = f"{count:,} clip{'s' * (count > 1)}"
     if found.forwards > 1:
         clips += f", {found.forwards} after one another on each card"
     lines += [
@@ -197,7 +197,9 @@ def as_data(request: Request, sampled: Answer | None, learned: Answer | None) ->
             "decoding": decoding_seconds(sampled.job),
         }
     if learned is not None:
-        data["training"] = _answer_data(learned) | {"clips": learned.clips}
+        data["training"] = _answer_data(learned) | {
+            "clips": request.learning.clips or learned.estimate.arrangement.copies
+        }
     return data
 
 

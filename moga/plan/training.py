@@ -32,31 +32,33 @@ _AUTOCAST = 0.25  # of the trainer's own passes, in each forward; the rest is in
 
 @dataclass(frozen=True)
 class Learning:
-    """What is trained. clips: of a step, on all cards. rank: of a LoRA."""
+    """What is trained. clips: of a step, on all cards; None: one on each group of ranks.
+
+    rank: of a LoRA.
+    """
 
     weights: str = FULL
     checkpointing: str = RECOMPUTE
     ema: bool = False
-    clips: int = 1
+    clips: int | None = None
     rank: int = 64
 
 
 def estimate(job: Job, learning: Learning) -> Estimate:
     """One step of the optimizer on one card."""
-    turns = -(-learning.clips // job.arrangement.copies)
+    turns = -(-(learning.clips or 1) // job.arrangement.copies)
     passes = 1 if learning.checkpointing == KEEP else 2
     seconds = _pass_seconds(job, learning, passes)
     seconds |= _wire_seconds(job, learning, sum(seconds.values()))
     seconds = {name: turns * s for name, s in seconds.items()}
     seconds["optimizer"] = _optimizer_seconds(job, learning)
-    counted = {name: flops for name, flops in operations(job).items()}
     return Estimate(
         job.card,
         job.arrangement,
         seconds,
         _wire_bytes(job, learning, turns, passes),
         memory(job, learning),
-        counted,
+        operations(job),
         turns,
     )
 
@@ -130,9 +132,9 @@ def _wire_seconds(job: Job, learning: Learning, compute: float) -> dict[str, flo
     else:
         sums = wire.reduce_seconds(learned, cards, network)
     exposed = max(0.0, gathers + sums - compute) / max(gathers + sums, 1e-12)
-    return {GATHERS: gathers * exposed, SUMS: sums * exposed} if shard > 1 else {
-        SUMS: sums * exposed
-    }
+    return (
+        {GATHERS: gathers * exposed, SUMS: sums * exposed} if shard > 1 else {SUMS: sums * exposed}
+    )
 
 
 def _between(size: float, copies: int, network: wire.Network) -> float:
