@@ -16,7 +16,7 @@ from .parts import LayerParts
 from .rates import Rates
 
 # Passes over (l, C), each a read or a write of two bytes a number.
-CROSS = 6  # of cross-attention: its norm, and the sum
+CROSS = 5  # of cross-attention: its norm, and the sum
 ACTIVATION = 2  # over (l, F)
 
 

@@ -47,10 +47,10 @@ def memory(job: Job) -> dict[str, float]:
         "weights, bfloat16": job.film.model.weights(job.parts.groups) * VALUE,
         "latents, noise, velocity": 4 * _latent_bytes(job),
     }
-    return held | max(_moments(job), key=lambda moment: sum(moment.values()))
+    return held | max(moments(job), key=lambda moment: sum(moment.values()))
 
 
-def _moments(job: Job) -> list[dict[str, float]]:
+def moments(job: Job) -> list[dict[str, float]]:
     """What a block holds at norms and RoPE, in the feed-forward, and in the attention layer."""
     work, shape = job.work, job.film.model.shape
     unit = work.unit

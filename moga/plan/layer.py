@@ -69,12 +69,12 @@ def _far(part: Part, beside: float, kernel: str, heads: float, rates: Rates) -> 
     masked = rates.forward[MASKED]
     if kernel == MASKED:
         return _seconds(part, masked, heads)
-    outside = part.pairs - beside
+    outside = max(part.pairs - beside, 0.0)
     unit = heads * HEAD_WIDTH * VALUE
     join = 4 * part.queries * unit / rates.copy  # two more results, written and read
+    length = max(outside / part.queries / 2, 1.0)  # before the run and after it, in a call each
     return (
-        # Before the run and after it, in a call each.
-        rates.forward[kernel].seconds(outside, outside / part.queries / 2, heads, FORWARD_FLOPS)
+        rates.forward[kernel].seconds(outside, length, heads, FORWARD_FLOPS)
         + masked.seconds(beside, part.length, heads, FORWARD_FLOPS)
         + join
     )

@@ -17,6 +17,7 @@ class Answer:
     """For one kind of work. job: with the arrangement that was chosen. cards: that were given.
 
     fitting: where it does not fit, the smallest number of cards that it fits on; None if none.
+    others: half as many cards and twice as many, and what they do; None where it does not fit.
     """
 
     job: Job
@@ -24,6 +25,7 @@ class Answer:
     cards: int
     fits: bool
     fitting: int | None
+    others: tuple[tuple[int, Estimate | None], ...]
 
     @property
     def idle(self) -> int:
@@ -75,7 +77,16 @@ def job_of(request: Request) -> Job:
 def _answer(request: Request, best: Best) -> Answer:
     found, fits = best(request)
     job = replace(job_of(request), arrangement=found.arrangement)
-    return Answer(job, found, request.gpus, fits, None if fits else _smallest(request, best))
+    fitting = None if fits else _smallest(request, best)
+    return Answer(job, found, request.gpus, fits, fitting, _others(request, best))
+
+
+def _others(request: Request, best: Best) -> tuple[tuple[int, Estimate | None], ...]:
+    free, found = replace(request, sequence=None, shard=None), []
+    for cards in {request.gpus // 2, request.gpus * 2} - {0}:
+        estimate, fits = best(replace(free, gpus=cards))
+        found.append((cards, estimate if fits else None))
+    return tuple(sorted(found, key=lambda other: other[0]))
 
 
 def _smallest(request: Request, best: Best) -> int | None:

@@ -86,6 +86,6 @@ H100 = Rates(
     norms=28.0,
     rope=27.4,
     mean_backward=200,
-    trainer=637,
+    trainer=641,
 )
 H200 = replace(H100, copy=3.74e12, elementwise=3.29e12)

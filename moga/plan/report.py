@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from ..files import readable
 from ..flops import density
 from .cards import Card, Network
+from .estimate import Estimate
 from .generation import decoding_seconds
 from .options import Request
 from .planned import Answer
@@ -18,7 +20,9 @@ _BACKENDS = {"flash3": "FlashAttention 3", "sdpa": "PyTorch alone"}
 
 def text(request: Request, sampled: Answer | None, learned: Answer | None) -> str:
     """The plan in words and tables."""
-    lines = [*_film(request), ""]
+    operations = (sampled or learned).estimate.operations
+    title = f"operations of a forward pass: {_flops(sum(operations.values()))}"
+    lines = [*_film(request), *_table(title, operations, _flops), ""]
     if sampled is not None:
         lines += [*_sampled(request, sampled), ""]
     if learned is not None:
@@ -58,19 +62,23 @@ def _film(request: Request) -> list[str]:
 
 def _sampled(request: Request, answer: Answer) -> list[str]:
     sampling, found = request.sampling, answer.estimate
-    film = sampling.steps * found.step
     guided = "guidance, two forwards a step" if sampling.guided else "no guidance"
     lines = [f"GENERATING, {sampling.steps} steps, {guided}", f"  {_arranged(answer)}"]
     if not answer.fits:
         return [*lines, *_unfit(request, answer), *_memory(answer)]
     beside = found.arrangement.copies
     decoding = decoding_seconds(answer.job)
+
+    def film(one: Estimate) -> float:
+        return sampling.steps * one.step
+
     lines += [
         f"  a step         {duration(found.step)}",
-        f"  a film         {duration(film)}, and {duration(decoding)} of decoding on one card"
-        + (f"; {beside:,} films at once" if beside > 1 else ""),
+        f"  a film         {duration(film(found))}, and {duration(decoding)} of decoding on one "
+        f"card{f'; {beside:,} films at once' if beside > 1 else ''}",
+        _others(answer, film),
     ]
-    return [*lines, *_split(answer), *_memory(answer), *_wire(answer), *_operations(answer)]
+    return [*lines, *_split(answer), *_memory(answer), *_wire(answer)]
 
 
 def _learned(request: Request, answer: Answer) -> list[str]:
@@ -87,11 +95,26 @@ def _learned(request: Request, answer: Answer) -> list[str]:
     clips = f"{count:,} clip{'s' * (count > 1)}"
     if found.forwards > 1:
         clips += f", {found.forwards} after one another on each card"
+
+    def clip(one: Estimate) -> float:
+        return one.step / (learning.clips or one.arrangement.copies)
+
     lines += [
-        f"  a step         {duration(found.step)}, of {clips}",
-        f"  1,000 steps    {duration(1000 * found.step)}",
+        f"  a step         {duration(found.step)}, of {clips}; 1,000 steps "
+        f"{duration(1000 * found.step)}",
+        f"  a clip         {duration(clip(found))} on average",
+        _others(answer, clip),
     ]
-    return [*lines, *_split(answer), *_memory(answer), *_wire(answer), *_operations(answer)]
+    return [*lines, *_split(answer), *_memory(answer), *_wire(answer)]
+
+
+def _others(answer: Answer, cost: Callable[[Estimate], float]) -> str:
+    """The same on other numbers of cards."""
+    said = []
+    for cards, other in answer.others:
+        took = "does not fit" if other is None else duration(cost(other))
+        said.append(f"{took} on {cards:,}")
+    return f"  other counts   {', '.join(said)}"
 
 
 def _arranged(answer: Answer) -> str:
@@ -127,7 +150,9 @@ def _table(title: str, values: dict[str, float], say) -> list[str]:
     lines = [f"  {title}"]
     for name, value in sorted(values.items(), key=lambda item: -item[1]):
         if value > 0:
-            lines.append(f"    {name:36} {say(value):>9}  {value / total:4.0%}")
+            part = value / total
+            shown = f"{part:.0%}" if part >= 0.005 else "<1%"
+            lines.append(f"    {name:38} {say(value):>10} {shown:>5}")
     return lines
 
 
@@ -152,12 +177,6 @@ def _wire(answer: Answer) -> list[str]:
                   readable)  # fmt: skip
 
 
-def _operations(answer: Answer) -> list[str]:
-    found = answer.estimate.operations
-    title = f"operations of a forward pass: {_flops(sum(found.values()))}"
-    return _table(title, found, _flops)
-
-
 def _flops(count: float) -> str:
     for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
         if count >= size:
@@ -170,12 +189,11 @@ def sources(card: Card, network: Network) -> list[str]:
     return [
         "What this rests on",
         f"  {card.source}",
-        "  computed: operations, bytes, tensors that are held (docs/planner.md has the check "
-        "against what was measured)",
+        "  computed: operations, bytes, tensors that are held; docs/planner.md says how near the "
+        "whole comes to what was measured",
         f"  assumed: {network.link / 1e9:g} GB/s between cards of a host of {network.host_cards}, "
-        f"{network.network / 1e9:g} between hosts, {network.latency * 1e6:g} us a collective; "
-        "exchanges wait for nothing and hide behind nothing, weights and gradients travel while "
-        "blocks compute",
+        f"{network.network / 1e9:g} between hosts, {network.latency * 1e6:g} us a collective; the "
+        "all-to-all hides behind nothing, weights and gradients travel while blocks compute",
     ]
 
 

@@ -19,6 +19,11 @@ FULL, LORA = "full", "lora"
 RECOMPUTE, KEEP, OFFLOAD = "full", "none", "offload"
 FLOAT = 4  # bytes
 GATHERS, SUMS = "weights gathered (FSDP2)", "gradients summed"
+_KEPT_AS = {
+    RECOMPUTE: "block inputs",
+    KEEP: "all blocks' activations",
+    OFFLOAD: "block inputs on their way",
+}
 _HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assumed
 
 # Tensors of (l, C) alive at the worst moment of a block's backward pass. The rates' file says which
@@ -26,6 +31,7 @@ _HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assum
 _BLOCK, _INNER = 20.5, 3  # all but attention; of (l, F)
 _OF_LAYER = {"dense": 16, "union": 19, "mean": 29}
 _OF_LORA = 6
+AUTOCAST_TENSORS = 15  # of _BLOCK, float32 copies that blocks without autocast do not have
 _KEPT = 0.7  # of a block's tensors, kept for the backward pass without recomputation; assumed
 _AUTOCAST = 0.25  # of the trainer's own passes, in each forward; the rest is in the backward pass
 
@@ -172,11 +178,8 @@ def memory(job: Job, learning: Learning) -> dict[str, float]:
     }
     if learning.ema:
         held["average of weights"] = learned * FLOAT
-    # Gradients come as block inputs go, so the larger of the two counts.
-    name = "gradients" if gradients > kept else {
-        KEEP: "activations of all blocks", OFFLOAD: "block inputs on their way",
-        RECOMPUTE: "block inputs, to recompute from"}[learning.checkpointing]  # fmt: skip
-    held[name] = max(gradients, kept)
+    # Gradients come as these go, so the larger of the two counts.
+    held[f"{_KEPT_AS[learning.checkpointing]}, then gradients"] = max(gradients, kept)
     held["a block's tensors"] = block
     held["buffers of the attention layer"] = attention
     if job.arrangement.sequence > 1:
