@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from measuring import machine
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -64,16 +65,16 @@ def clip(given: argparse.Namespace) -> Tensor:
         words = ["--count", "1", "--shots", "3", "--frames", given.frames, "--size", given.frame]
         command = [sys.executable, "-m", "moga.data.storyboard", out, *words, "--fps", 16, "--even"]
         subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
-    kept = out / "latents.pt"
+    kept = out / "latents.safetensors"
     if kept.exists():
-        return torch.load(kept, weights_only=True)
+        return load_file(kept)["latents"]
     row = json.loads((out / "rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
     width, height = (int(n) for n in given.frame.split("x"))
     read = read_frames(out / row["video"], fps=16, width=width, height=height, frames=given.frames)
     chunks = map(torch.from_numpy, read)
     with torch.no_grad():
         latents = encode_frames(load_vae(VAE), chunks, given.frames)
-    torch.save(latents, kept)
+    save_file({"latents": latents.contiguous()}, kept)
     return latents
 
 

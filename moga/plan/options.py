@@ -15,7 +15,7 @@ from .errors import PlanError
 from .generation import Sampling
 from .geometry import Film, film_of
 from .models import LORA_RANK, MODELS
-from .training import FULL, KEEP, LORA, OFFLOAD, RECOMPUTE, Learning
+from .training import ADAMW, ADAMW_8BIT, FULL, KEEP, LORA, OFFLOAD, RECOMPUTE, Learning
 
 GENERATION, TRAINING, BOTH = "generation", "training", "both"
 MOST_CARDS = 65_536
@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     what("--checkpointing", choices=(RECOMPUTE, KEEP, OFFLOAD), default=RECOMPUTE,
          help="none keeps all activations, offload keeps block inputs in host memory "
          "(default: full)")  # fmt: skip
+    what("--optimizer", choices=(ADAMW, ADAMW_8BIT), default=ADAMW, help="(default: %(default)s)")
     what("--ema", action="store_true", help="keep an average of the weights")
     what("--clips", type=int, help="of a training step (default: as many as there is room for "
          "side by side)")  # fmt: skip
@@ -147,7 +148,9 @@ def _request(given: Any, card: Card, network: Network) -> Request:
             raise PlanError(f"--cfg is {given.cfg}; give a number of 0 or more.")
         sampling = Sampling(given.steps, given.cfg != 1)
     if given.what != GENERATION:
-        learning = Learning(given.train, given.checkpointing, given.ema, given.clips, given.rank)
+        learning = Learning(
+            given.train, given.checkpointing, given.optimizer, given.ema, given.clips, given.rank
+        )
     backend = given.backend or card.backend
     return Request(
         *(film, given.gpus, card, network, backend, sampling, learning), given.sequence, given.shard

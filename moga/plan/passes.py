@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..wan import HEAD_WIDTH
@@ -78,8 +79,11 @@ def forward_pass(job: Job, *, training: bool = False) -> dict[str, float]:
     steps = forward(work, kernels, rates)
     del steps["self-attention"]
     steps |= grouped(forward_steps(job.parts, kernels, work.heads, rates))
+    # While q is on its way k is made, and v while k is: moga/attention/ulysses.py.
+    one = steps["projections"] / 4
+    behind = (one + steps["qk-norm and RoPE"] / 2, one)
     steps["projections"] += routing_wait(job, steps["projections"])
-    steps[EXCHANGE] = exchange(job)
+    steps[EXCHANGE] = exchange(job, behind)
     return {name: job.layers * seconds for name, seconds in steps.items()}
 
 
@@ -93,8 +97,11 @@ def backward_pass(job: Job, *, frozen: bool) -> dict[str, float]:
     return {name: job.layers * seconds for name, seconds in steps.items()}
 
 
-def exchange(job: Job) -> float:
-    """Seconds of the all-to-alls of one layer and direction, not hidden behind anything."""
+def exchange(job: Job, behind: Sequence[float] = ()) -> float:
+    """Seconds of the all-to-alls of one layer and direction that nothing hides.
+
+    behind: seconds of what is computed while the first of the four are on their way.
+    """
     ranks = job.arrangement.sequence
     if ranks == 1:
         return 0.0
@@ -102,7 +109,8 @@ def exchange(job: Job) -> float:
     # The card with most heads gets most: with heads left over, more than a part of the tokens.
     size = job.film.layout.tokens * job.work.heads * HEAD_WIDTH * VALUE
     one = wire.exchange_seconds(size, ranks, near, job.network)
-    return _TENSORS * one + _PACKED * size / job.card.rates.copy
+    hidden = sum(min(one, seconds) for seconds in behind)
+    return _TENSORS * one - hidden + _PACKED * size / job.card.rates.copy
 
 
 def routing_wait(job: Job, hidden_behind: float) -> float:

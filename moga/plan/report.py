@@ -192,8 +192,9 @@ def sources(card: Card, network: Network) -> list[str]:
         "  computed: operations, bytes, tensors that are held; docs/planner.md says how near the "
         "whole comes to what was measured",
         f"  assumed: {network.link / 1e9:g} GB/s between cards of a host of {network.host_cards}, "
-        f"{network.network / 1e9:g} between hosts, {network.latency * 1e6:g} us a collective; the "
-        "all-to-all hides behind nothing, weights and gradients travel while blocks compute",
+        f"{network.network / 1e9:g} between hosts, {network.latency * 1e6:g} us a collective; "
+        "q and k travel while k and v are made, v and the result while nothing is; weights and "
+        "gradients while blocks compute",
     ]
 
 

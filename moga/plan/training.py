@@ -17,6 +17,7 @@ from .passes import EXCHANGE, ROUTING, Job, backward_pass, forward_bytes, forwar
 
 FULL, LORA = "full", "lora"
 RECOMPUTE, KEEP, OFFLOAD = "full", "none", "offload"
+ADAMW, ADAMW_8BIT = "adamw", "adamw8bit"
 FLOAT = 4  # bytes
 GATHERS, SUMS = "weights gathered (FSDP2)", "gradients summed"
 _KEPT_AS = {
@@ -45,6 +46,7 @@ class Learning:
 
     weights: str = FULL
     checkpointing: str = RECOMPUTE
+    optimizer: str = ADAMW
     ema: bool = False
     clips: int | None = None
     rank: int = 64
@@ -148,6 +150,11 @@ def _between(size: float, copies: int, network: wire.Network) -> float:
     return 2 * size * wire.share(copies) / network.network + network.latency
 
 
+def _moment(learning: Learning) -> int:
+    """Bytes of a number that AdamW keeps."""
+    return FLOAT if learning.optimizer == ADAMW else 1
+
+
 def _optimizer_seconds(job: Job, learning: Learning) -> float:
     """AdamW reads four numbers of a weight and writes three, clipping three, the average three."""
     numbers = 7 + 3 + 3 * learning.ema
@@ -174,7 +181,7 @@ def memory(job: Job, learning: Learning) -> dict[str, float]:
     gradients = learned * FLOAT
     held = {
         "weights": learned * FLOAT + frozen,
-        "AdamW's two moments": learned * 2 * FLOAT,
+        "AdamW's two moments": learned * 2 * _moment(learning),
     }
     if learning.ema:
         held["average of weights"] = learned * FLOAT
