@@ -19,17 +19,16 @@ class Card:
     """A card. memory: bytes that CUDA sees. peak: bfloat16 operations a second of the data sheet.
 
     backend: the attention kernels that it is planned with; backends: those that it can run.
-    link: bytes a second to another card of the host, each way. source: where the rates are from.
+    link: bytes a second to another card of the host, each way. sources: where the rates are from.
     """
 
     name: str
     memory: float
     peak: float
     rates: Rates
-    source: str
+    sources: tuple[str, ...]
     backends: tuple[str, ...]
     link: float = NVLINK
-    measured: bool = False
 
     @property
     def usable(self) -> float:
@@ -46,21 +45,20 @@ _PEAK, _BANDWIDTH = 989e12, 3.35e12  # of an H100, by its data sheet
 def _scaled(name: str, memory: float, peak: float, bandwidth: float, link: float) -> Card:
     """A card that was not measured."""
     source = (
-        f"assumed: an H100's rates with PyTorch alone, times {peak / _PEAK:.2f} for arithmetic and "
-        f"{bandwidth / _BANDWIDTH:.2f} for memory (data sheets)"
+        f"assumed: an H100's rates with PyTorch alone, times {peak / _PEAK:.2f} in arithmetic and "
+        f"{bandwidth / _BANDWIDTH:.2f} in memory (data sheets)"
     )
     rates = H100.times(peak / _PEAK, bandwidth / _BANDWIDTH)
-    return Card(name, memory, peak, rates, source, ("sdpa",), link)
+    return Card(name, memory, peak, rates, (source,), ("sdpa",), link)
 
 
+_HOPPER = ("flash3", "sdpa")
 CARDS = {
     card.name: card
     for card in (
-        Card("h100", 85.0 * GB, _PEAK, H100, f"measured: {FILES['H100']}", ("flash3", "sdpa"),
-             measured=True),
+        Card("h100", 85.0 * GB, _PEAK, H100, (f"measured: {FILES['H100']}",), _HOPPER),
         Card("h200", 150.1 * GB, _PEAK, H200,
-             f"measured: {FILES['H200']}; arithmetic as on an H100: {FILES['H100']}",
-             ("flash3", "sdpa"), measured=True),
+             (f"measured: {FILES['H200']}", f"measured: arithmetic, {FILES['H100']}"), _HOPPER),
         _scaled("a100", 85.1 * GB, 312e12, 2.04e12, 240 * GB),
         _scaled("b200", 191 * GB, 2250e12, 8e12, 700 * GB),
         _scaled("l40s", 47.6 * GB, 362e12, 0.864e12, PCIE),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 FILES = {
-    "H100": "benchmarks/results/attention.json and forward.json, H100, commit d70905c",
-    "H200": "benchmarks/results/union.json, H200, commit e5c7f13",
+    "H100": "benchmarks/results/{attention,forward}.json (H100, commit d70905c)",
+    "H200": "benchmarks/results/union.json (H200, commit e5c7f13)",
 }
 DECODED = 41.73 * 832 * 480  # pixels a second: benchmarks/results/decode-cuda.json, H100
 

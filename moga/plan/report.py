@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import readable
 from ..flops import density
-from .cards import Card, Network
+from .cards import GB, Card, Network
 from .estimate import Estimate
 from .generation import decoding_seconds
 from .options import Request
@@ -27,7 +27,8 @@ def text(request: Request, sampled: Answer | None, learned: Answer | None) -> st
         lines += [*_sampled(request, sampled), ""]
     if learned is not None:
         lines += [*_learned(request, learned), ""]
-    return "\n".join([*lines, *sources(request.card, request.network)])
+    notes = [f"  {note}" for note in sources(request.card, request.network)]
+    return "\n".join([*lines, "What this rests on", *notes])
 
 
 def duration(seconds: float) -> str:
@@ -187,14 +188,12 @@ def _flops(count: float) -> str:
 def sources(card: Card, network: Network) -> list[str]:
     """What the figures rest on."""
     return [
-        "What this rests on",
-        f"  {card.source}",
-        "  computed: operations, bytes, tensors that are held; docs/planner.md says how near the "
-        "whole comes to what was measured",
-        f"  assumed: {network.link / 1e9:g} GB/s between cards of a host of {network.host_cards}, "
-        f"{network.network / 1e9:g} between hosts, {network.latency * 1e6:g} us a collective; "
-        "q and k travel while k and v are made, v and the result while nothing is; weights and "
-        "gradients while blocks compute",
+        *card.sources,
+        "computed: operations, bytes and what is held; how near the whole comes to what was "
+        "measured: docs/planner.md",
+        f"assumed: {network.link / GB:g} GB/s between cards of a host of {network.host_cards}, "
+        f"{network.network / GB:g} between hosts, {network.latency * 1e6:g} us a collective",
+        "assumed: q and k travel while k and v are made, weights and gradients while blocks run",
     ]
 
 
@@ -208,7 +207,7 @@ def as_data(request: Request, sampled: Answer | None, learned: Answer | None) ->
         "density": 1.0 if film.config is None else density(film.layout, film.config),
         "card": request.card.name,
         "cards": request.gpus,
-        "sources": [line.strip() for line in sources(request.card, request.network)[1:]],
+        "sources": sources(request.card, request.network),
     }
     if sampled is not None:
         data["generation"] = _answer_data(sampled) | {

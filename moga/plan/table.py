@@ -48,7 +48,7 @@ def markdown(card: Card, network: Network) -> str:
     for name in ("1.3B", "14B"):
         for length in _LENGTHS:
             lines += _section(MODELS[name], length, card, network)
-    notes = [f"- {line.strip()}" for line in sources(card, network)[1:]]
+    notes = [f"- {note}" for note in sources(card, network)]
     return "\n".join([*lines, *notes]) + "\n"
 
 
