@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status; a bad request is one sentence and 2, a plan
     that does not fit is 1."""
     try:
-        return _main(sys.argv[1:] if arguments is None else arguments)
+        status = _main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # such as `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if (words := sentence(error)) is None:
             raise

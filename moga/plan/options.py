@@ -53,6 +53,7 @@ class Options:
 def parse(arguments: Sequence[str]) -> Options:
     """Read a command line. Exits as argparse does on a bad one; raises MogaError."""
     given = parser().parse_args(arguments)
+    _check_belonging(given)
     card = _named("card", given.card, CARDS)
     network = _network(given, card)
     request = None if given.table else _request(given, card, network)
@@ -155,6 +156,28 @@ def _request(given: Any, card: Card, network: Network) -> Request:
     return Request(
         *(film, given.gpus, card, network, backend, sampling, learning), given.sequence, given.shard
     )
+
+
+_OF_TRAINING = ("train", "rank", "checkpointing", "optimizer", "ema", "clips", "shard")
+_OF_SAMPLING = ("steps", "cfg")
+_OF_TABLES = ("table", "card", "link", "network", "latency", "host_cards")
+
+
+def _check_belonging(given: Any) -> None:
+    """Raise PlanError for an option that would change nothing."""
+    unused = []
+    if given.table:
+        unused = [name for name in vars(given) if name not in _OF_TABLES]
+        why = "the tables have films, models and cards of their own"
+    elif given.what != BOTH:
+        unused = _OF_TRAINING if given.what == GENERATION else _OF_SAMPLING
+        why = f"--what is {given.what}"
+    elif given.train == FULL:
+        unused, why = ["rank"], "--train is full"
+    plain = parser()
+    for name in unused:
+        if getattr(given, name) != plain.get_default(name):
+            raise PlanError(f"--{name.replace('_', '-')} changes nothing, as {why}; leave it out.")
 
 
 def _named(option: str, name: str, known: dict[str, Any]) -> Any:

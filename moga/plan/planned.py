@@ -16,7 +16,7 @@ from .passes import Job
 class Answer:
     """For one kind of work. job: with the arrangement that was chosen. cards: that were given.
 
-    fitting: where it does not fit, the smallest number of cards that it fits on; None if none.
+    fitting: where it does not fit, the smallest number of cards that it does, and how; or None.
     others: half as many cards and twice as many, and what they do; None where it does not fit.
     """
 
@@ -24,7 +24,7 @@ class Answer:
     estimate: Estimate
     cards: int
     fits: bool
-    fitting: int | None
+    fitting: tuple[int, Estimate] | None
     others: tuple[tuple[int, Estimate | None], ...]
 
     @property
@@ -89,8 +89,12 @@ def _others(request: Request, best: Best) -> tuple[tuple[int, Estimate | None], 
     return tuple(sorted(found, key=lambda other: other[0]))
 
 
-def _smallest(request: Request, best: Best) -> int | None:
-    """How many cards it fits on, of all numbers to 16 and then of powers of two to 1,024."""
+def _smallest(request: Request, best: Best) -> tuple[int, Estimate] | None:
+    """Of all numbers of cards to 16, and then of powers of two to 1,024."""
     free = replace(request, sequence=None, shard=None)
     tried = (*range(1, 17), *(2**power for power in range(5, 11)))
-    return next((cards for cards in tried if best(replace(free, gpus=cards))[1]), None)
+    for cards in tried:
+        estimate, fits = best(replace(free, gpus=cards))
+        if fits:
+            return cards, estimate
+    return None

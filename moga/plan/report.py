@@ -9,7 +9,7 @@ from typing import Any
 from ..files import readable
 from ..flops import density
 from .cards import GB, Card, Network
-from .estimate import Estimate
+from .estimate import Arrangement, Estimate
 from .generation import decoding_seconds
 from .options import Request
 from .planned import Answer
@@ -119,7 +119,10 @@ def _others(answer: Answer, cost: Callable[[Estimate], float]) -> str:
 
 
 def _arranged(answer: Answer) -> str:
-    how = answer.estimate.arrangement
+    return _how(answer.estimate.arrangement, answer.cards, answer.job.film.model.heads)
+
+
+def _how(how: Arrangement, cards: int, heads: int) -> str:
     words = ["one card does all of it" if how.cards == 1 else f"{how.sequence} ranks to a sequence"]
     if how.halves == 2:
         words.append("2 halves of guidance")
@@ -127,9 +130,8 @@ def _arranged(answer: Answer) -> str:
         words.append(f"{how.copies:,} side by side")
     if how.shard > 1:
         words.append(f"weights split over {how.shard:,}")
-    if answer.idle:
-        words.append(f"{answer.idle:,} card{'s' * (answer.idle > 1)} idle")
-    heads = answer.job.film.model.heads
+    if idle := cards - how.cards:
+        words.append(f"{idle:,} card{'s' * (idle > 1)} idle")
     if heads % how.sequence:
         words.append(f"{heads} heads do not divide: some ranks have {-(-heads // how.sequence)}")
     return ", ".join(words)
@@ -141,8 +143,10 @@ def _unfit(request: Request, answer: Answer) -> list[str]:
         f"  DOES NOT FIT: {readable(found.bytes_held)} a card, and a {card.name} has room for "
         f"{readable(card.usable)}."
     )
-    if answer.fitting:
-        return [f"{line} It fits on {answer.fitting:,} of them."]
+    if answer.fitting is not None:
+        cards, other = answer.fitting
+        how = _how(other.arrangement, cards, request.film.model.heads)
+        return [line, f"  It fits on {cards:,} of them: {how}."]
     return [f"{line} Nor does it on up to 1,024 of them; take a card with more memory."]
 
 
@@ -225,7 +229,7 @@ def _answer_data(answer: Answer) -> dict[str, Any]:
     found = answer.estimate
     return {
         "fits": answer.fits,
-        "fits_on": answer.cards if answer.fits else answer.fitting,
+        "fits_on": answer.cards if answer.fits else answer.fitting and answer.fitting[0],
         "arrangement": asdict(found.arrangement) | {"idle": answer.idle},
         "step": found.step,
         "seconds": found.seconds,

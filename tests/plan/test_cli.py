@@ -46,6 +46,17 @@ def test_it_starts_without_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    code = "from moga.plan.cli import main; import sys; sys.exit(main(['--table', 'markdown']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    child.stdout.read(1)
+    child.stdout.close()
+    assert (child.stderr.read(), child.wait()) == (b"", 0)
+    child.stderr.close()
+
+
 def test_json_has_what_the_text_says(capsys):
     words = ("--model", "1.3B", "--seconds", "30", "--gpus", "8", "--ema", "--clips", "16")
     status, data = as_json(capsys, *words)
@@ -133,7 +144,12 @@ def test_a_config_of_a_checkpoint(capsys, tmp_path):
         ("--cfg nan", "--cfg is nan"),
         ("--clips 0", "--clips is 0"),
         ("--steps 0", "--steps is 0"),
-        ("--rank 0", "--rank is 0"),
+        ("--train lora --rank 0", "--rank is 0"),
+        ("--rank 8", "--rank changes nothing, as --train is full; leave it out."),
+        ("--what generation --ema", "--ema changes nothing, as --what is generation"),
+        ("--what training --cfg 1", "--cfg changes nothing, as --what is training"),
+        ("--table markdown --model 1.3B", "--model changes nothing, as the tables"),
+        ("--table markdown --json", "--json changes nothing"),
     ],
 )
 def test_a_bad_request_is_one_sentence(capsys, tmp_path, words, said):

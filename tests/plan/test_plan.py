@@ -197,8 +197,8 @@ def request_of(model, seconds, count, card="h100", **options):
 def test_what_does_not_fit_is_said_with_what_does():
     sampled, learned = answers(request_of("14B", 30, 1))
     assert sampled.fits and not learned.fits
-    fewest = learned.fitting
-    assert fewest and best_learning(request_of("14B", 30, fewest))[1]
+    fewest, found = learned.fitting
+    assert found.fits and best_learning(request_of("14B", 30, fewest))[1]
     assert not any(best_learning(request_of("14B", 30, n))[1] for n in range(1, fewest))
 
 
