@@ -143,6 +143,11 @@ def _request(given: Any, card: Card, network: Network) -> Request:
     film = film_of(
         model, _config(given), given.seconds, fps, _size(given.size), given.shots, given.uneven
     )
+    if (given.sequence or 0) > film.layout.tokens:
+        raise PlanError(
+            f"--sequence is {given.sequence}, more than the {film.layout.tokens} tokens of the "
+            "film; give fewer."
+        )
     sampling = learning = None
     if given.what != TRAINING:
         if not 0 <= given.cfg < float("inf"):

@@ -46,9 +46,8 @@ Best = Callable[[Request], tuple[Estimate, bool]]
 def best_sampling(request: Request) -> tuple[Estimate, bool]:
     """The fastest way to make one film, with others beside it on what is left; does it fit?"""
     job, sampling = job_of(request), request.sampling
-    heads = request.film.model.heads
     return fastest(
-        sampling_ways(request.gpus, heads, sampling.guided, request.sequence),
+        sampling_ways(request.gpus, _most(request), sampling.guided, request.sequence),
         lambda how: generation.estimate(replace(job, arrangement=how), sampling),
         lambda one: one.step,
     )
@@ -57,15 +56,20 @@ def best_sampling(request: Request) -> tuple[Estimate, bool]:
 def best_learning(request: Request) -> tuple[Estimate, bool]:
     """The way to do most clips a second; does it fit?"""
     job, learning = job_of(request), request.learning
-    heads, hosts = request.film.model.heads, request.network.host_cards
+    hosts = request.network.host_cards
     ways = learning_ways(
-        request.gpus, heads, learning.clips, request.sequence, request.shard, hosts
+        request.gpus, _most(request), learning.clips, request.sequence, request.shard, hosts
     )
     return fastest(
         ways,
         lambda how: training.estimate(replace(job, arrangement=how), learning),
         lambda one: one.step / (learning.clips or one.arrangement.copies),
     )
+
+
+def _most(request: Request) -> int:
+    """Ranks to a sequence: each needs a head and a token."""
+    return min(request.film.model.heads, request.film.layout.tokens)
 
 
 def job_of(request: Request) -> Job:

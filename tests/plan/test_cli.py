@@ -51,7 +51,6 @@ def test_a_reader_that_has_enough_is_no_error():
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
-    child.stdout.read(1)
     child.stdout.close()
     assert (child.stderr.read(), child.wait()) == (b"", 0)
     child.stderr.close()
@@ -120,6 +119,7 @@ def test_a_config_of_a_checkpoint(capsys, tmp_path):
         ("--gpus 0", "--gpus is 0; give 1 to 65,536."),
         ("--gpus 64 --sequence 41", "14B has 40 heads"),
         ("--model 1.3B --gpus 64 --sequence 13", "1.3B has 12 heads"),
+        ("--gpus 9 --sequence 9 --size 16x16 --seconds 0.1", "more than the 1 tokens"),
         ("--gpus 4 --sequence 9", "more than the 4 of --gpus"),
         ("--gpus 8 --sequence 8 --shard 3", "--shard has to divide the cards that have work"),
         ("--size 830x480", "multiple of 16, such as 832"),
