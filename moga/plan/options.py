@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     what("--clips", type=int, help="of a training step (default: as many as there is room for "
          "side by side)")  # fmt: skip
     what("--shard", type=int, metavar="N", help="cards that weights are split over; 1: whole on "
-         "each (default: all)")  # fmt: skip
+         "each (default: what is fastest)")  # fmt: skip
 
     out = top.add_argument_group("output").add_argument
     out("--json", action="store_true", help="all numbers, in seconds and bytes")

@@ -167,6 +167,16 @@ def test_the_tables_of_the_docs_are_what_the_command_prints(capsys):
     assert out in page, "run `python -m moga.plan --table markdown` and put it into docs/planner.md"
 
 
+@pytest.mark.parametrize("film", ["--model 1.3B", "--model 14B", "--model 14B --seconds 60 "
+                                  "--fps 24 --groups 20 --windows 4x4"])  # fmt: skip
+def test_the_exchange_takes_what_the_docs_say(capsys, film):
+    for cards, least, most in ((4, 2, 5), (8, 2, 5), (16, 2, 5), (32, 14, 28), (64, 14, 28)):
+        words = [*film.split(), "--what", "generation", "--gpus", str(cards)]
+        found = as_json(capsys, *words)[1]["generation"]
+        share = 100 * found["seconds"]["all-to-all of q, k, v, o"] / found["step"]
+        assert least <= round(share) <= most
+
+
 def test_the_tables_go_from_1_to_1024_cards(capsys):
     _, out, _ = run(capsys, "--table", "markdown")
     for title in ("1.3B, 30 s", "1.3B, 60 s", "14B, 30 s", "14B, 60 s"):
