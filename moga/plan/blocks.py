@@ -63,10 +63,6 @@ class BlockWork:
         heads = FORWARD_FLOPS * self.heads
         return {part.name: heads * part.pairs for part in self.parts.all}
 
-    @property
-    def linear(self) -> float:
-        return self.projections + self.feed_forward + self.text_projections
-
 
 def forward(work: BlockWork, kernels: Kernels, rates: Rates) -> dict[str, float]:
     """Seconds of each step of a forward pass, by the names that benchmarks/forward.py has."""

@@ -35,7 +35,9 @@ def kernels_of(parts: LayerParts, backend: str) -> Kernels:
 
 def _in_place(part: Part) -> bool:
     """As moga/kernels/choose.py decides it."""
-    return part.length <= (5000 if part.name == ROUTED else 800)
+    if part.name == ROUTED:
+        return part.length <= 5000
+    return part.length <= 800 or part.sizes > 8
 
 
 def forward_steps(

@@ -78,6 +78,7 @@ def _sampled(request: Request, answer: Answer) -> list[str]:
         f"  a film         {duration(film(found))}, and {duration(decoding)} of decoding on one "
         f"card{f'; {beside:,} films at once' if beside > 1 else ''}",
         _others(answer, film),
+        _used(answer, (2 if sampling.guided else 1) * beside),
     ]
     return [*lines, *_split(answer), *_memory(answer), *_wire(answer)]
 
@@ -106,6 +107,8 @@ def _learned(request: Request, answer: Answer) -> list[str]:
         f"  a clip         {duration(clip(found))} on average",
         _others(answer, clip),
     ]
+    if learning.weights == FULL:
+        lines.append(_used(answer, 3 * count))
     return [*lines, *_split(answer), *_memory(answer), *_wire(answer)]
 
 
@@ -115,7 +118,15 @@ def _others(answer: Answer, cost: Callable[[Estimate], float]) -> str:
     for cards, other in answer.others:
         took = "does not fit" if other is None else duration(cost(other))
         said.append(f"{took} on {cards:,}")
-    return f"  other counts   {', '.join(said)}"
+    return f"  other counts   {', '.join(said)} cards"
+
+
+def _used(answer: Answer, forwards: int) -> str:
+    """Operations of so many forwards a step, a backward counting as two, beside what cards can."""
+    found = answer.estimate
+    done = forwards * sum(found.operations.values())
+    could = found.step * answer.cards * found.card.peak
+    return f"  arithmetic     {done / could:.0%} of the cards' peak by the data sheet"
 
 
 def _arranged(answer: Answer) -> str:
