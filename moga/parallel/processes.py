@@ -25,7 +25,7 @@ _ENDED = (  # in the words of gloo and NCCL
     "Timed out waiting",
     "recvBytes",
     "sendBytes",
-    "NCCL",
+    "ncclRemoteError",
 )
 
 

@@ -1,13 +1,14 @@
 """Run by torchrun: checks that all processes of a group make together, and what came of each.
 
-`ranks.py FOLDER MODULE`: every `check_*` of the module beside this file, each in all processes and
-against what one process makes alone. Each rank writes {check: None or what went wrong}.
+`ranks.py FOLDER`: every `check_*` of every `*_checks.py` beside this file, each in all processes,
+and against what one process makes alone. Each rank writes {check: None or what went wrong}.
 """
 
 import importlib
 import json
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,17 +29,16 @@ def gather_unequal(tensor: torch.Tensor, dim: int, group: dist.ProcessGroup) -> 
     return whole.movedim(0, dim).contiguous()
 
 
-def main(folder: Path, module: str) -> None:
+def main(folder: Path) -> None:
     sys.path.append(str(Path(__file__).parents[1]))
     # diffusers divides by how many accelerators there are.
     torch.accelerator.device_count = lambda: 1
     context_parallel._all_gather_anything = gather_unequal
     dist.init_process_group("cpu:gloo", timeout=timedelta(seconds=60))
-    checks = vars(importlib.import_module(module))
     told = {}
-    for name in [name for name in checks if name.startswith("check_")]:
+    for name, check in checks():
         try:
-            checks[name](dist.get_rank(), dist.get_world_size())
+            check(dist.get_rank(), dist.get_world_size())
             told[name] = None
         except Exception:
             told[name] = traceback.format_exc()
@@ -49,5 +49,12 @@ def main(folder: Path, module: str) -> None:
     dist.destroy_process_group()
 
 
+def checks() -> Iterator[tuple[str, Callable[[int, int], None]]]:
+    for file in sorted(Path(__file__).parent.glob("*_checks.py")):
+        for name, check in list(vars(importlib.import_module(file.stem)).items()):
+            if name.startswith("check_"):
+                yield f"{file.stem}.{name}", check
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ pytest.importorskip("diffusers")
 
 HERE = Path(__file__).parent
 CASES = [
-    (file.stem, node.name)
+    f"{file.stem}.{node.name}"
     for file in sorted(HERE.glob("*_checks.py"))
     for node in ast.parse(file.read_text(encoding="utf-8")).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
@@ -17,8 +17,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize(("module", "check"), CASES)
-def test_processes_make_what_one_makes(together, module, check, processes):
-    told = together(module, processes)
+@pytest.mark.parametrize("check", CASES)
+def test_processes_make_what_one_makes(together, check, processes):
+    told = together(processes)
     assert check in told, told.get("stderr", "a check before it failed")
     assert told[check] is None, told[check]
