@@ -69,5 +69,8 @@ def over_ranks(
         heads = t.shape[2]
         check_heads(heads, shards.ranks)
         arriving.append(start_to_heads(t, shards))
-    out = attend(*(wait() for wait in arriving))
+    arrived = [wait() for wait in arriving]
+    arriving.clear()  # which hold them too
+    out = attend(*arrived)
+    arrived.clear()
     return start_to_tokens(out, heads, shards)()
