@@ -87,6 +87,7 @@ def parse() -> argparse.Namespace:
     add("--size", default="832x480", help="of the video; tiny models have one of their own")
     add("--dtypes", nargs="+", choices=("fp16", "bf16", "fp8"), help="default: those of the model")
     add("--backends", nargs="+", help="of MoGA in cases 1 and 7; default: sdpa auto, on a CPU sdpa")
+    add("--ways", nargs="+", help="only these of each job, as --plan names them; default: all")
     add("--cards", type=int, nargs="+", default=[0], help="GB in case 1; 0 is the whole card")
     add("--flags", nargs="*", default=["--disable-dynamic-vram"],
         help="more of ComfyUI's own arguments to try in case 3, one at a time")  # fmt: skip
@@ -106,7 +107,7 @@ def parse() -> argparse.Namespace:
         parser.error("--cards limits a card; --device cpu has none")
     if not is_comfyui(options.comfyui.expanduser()):
         parser.error(f"--comfyui is {options.comfyui}, which is no ComfyUI folder")
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not (options.plan or torch.cuda.is_available()):
         parser.error("--device is cuda, and torch finds no card; give --device cpu")
     return options
 
@@ -130,7 +131,8 @@ def write(options: argparse.Namespace, rows: list[dict]) -> None:
 
 def where(options: argparse.Namespace) -> dict[str, str]:
     """What rows must have in common to be of one measurement."""
-    card = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    card = "cpu" if options.device == "cpu" else card
     version = ".".join(map(str, read_version(options.comfyui.expanduser())))
     return {"ComfyUI": version, "device": card}
 

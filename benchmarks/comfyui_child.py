@@ -28,8 +28,8 @@ BALLAST = """
 import sys, torch
 held = []
 free, total = torch.cuda.mem_get_info()
-while free > int(sys.argv[1]):
-    held.append(torch.empty(min(2**28, free - int(sys.argv[1])), dtype=torch.uint8, device="cuda"))
+while free - int(sys.argv[1]) >= 2**26:  # torch takes no less than whole blocks
+    held.append(torch.empty(2**26, dtype=torch.uint8, device="cuda"))
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
 print(total - free, flush=True)

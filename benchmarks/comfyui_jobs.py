@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from comfyui_sizes import SHAPES, Shape, grid_of
@@ -59,9 +59,11 @@ class Job:
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """All jobs that the options ask for, in the order of their worth."""
-    for case in options.cases:
-        yield from _MAKERS[case](options)
+    """All jobs that the options ask for, each with those of its ways that are asked for."""
+    for job in chain.from_iterable(_MAKERS[case](options) for case in options.cases):
+        ways = tuple(way for way in job.ways if not options.ways or way in options.ways)
+        if ways:
+            yield replace(job, ways=ways)
 
 
 def _speed(options: argparse.Namespace) -> Iterator[Job]:

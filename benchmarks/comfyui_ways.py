@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_measure import Compilations, apart, left_after_unload
+from comfyui_measure import Compilations, Watch, apart, left_after_unload
 from comfyui_scene import Bench
 
 Row = dict[str, Any]
@@ -91,9 +91,12 @@ def minute(bench: Bench, way: str) -> Row:
     settings = {"shots": shots, "backend": backend, "ffn_chunks": 8}
     model = bench.scene.apply(bench.model, bench.routers(int(groups)), **settings)
     latent, row = bench.measure(model, bench.text(shots), steps=2, cfg=1.0)
+    inputs = {"samples": {"samples": latent}, "vae": vae_of(bench), "fps": 24.0}
     start = time.perf_counter()
-    bench.comfy.call("MoGADecodeToVideo", samples={"samples": latent}, vae=vae_of(bench), fps=24.0)
+    with Watch(bench.taken) as film:
+        bench.comfy.call("MoGADecodeToVideo", **inputs)
     row["decode and save s"] = round(time.perf_counter() - start, 1)
+    row |= {f"film {name}": value for name, value in film.row().items()}
     row["tokens"] = latent[0, 0].numel() // 4
     if row["step s"]:
         row["30 steps with cfg s, computed"] = round(60 * row["step s"])

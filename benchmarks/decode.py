@@ -216,7 +216,7 @@ def in_turns(nodes: dict, pack, vae, samples: dict) -> None:
 
     host = import_module(f"{pack.__name__}.moga.hosts.comfyui.vae")
     writer = import_module(f"{pack.__name__}.moga.video").VideoWriter
-    to_uint8 = import_module(f"{pack.__name__}.moga.decode").to_uint8
+    to_uint8 = import_module(f"{pack.__name__}.moga.vae.decode").to_uint8
     plan = host.plan_decode(vae, samples)
     path = Path(folder_paths.get_output_directory(), f"{plan.frames}.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,13 @@ def test_rows_of_the_same_place_are_not_measured_again(module, monkeypatch, fold
     assert f"{job.name}: dense, moga-5 sdpa, moga-20 sdpa\n" in capsys.readouterr().out
 
 
+def test_some_of_the_ways(module, monkeypatch, folder):
+    asked = options(module, monkeypatch, folder, "--ways", "stock", "moga-5 sdpa")
+    found = list(module("_jobs").jobs(asked))
+    assert {way for job in found for way in job.ways} == {"stock", "moga-5 sdpa"}
+    assert {job.case for job in found} == {1, 3, 4}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
