@@ -86,23 +86,23 @@ def runner(
         from comfyui_films import decode
 
         return lambda way: decode(job, way, spec, folder), {}
-    comfy, dynamic = booted(job, spec, folder)
+    comfyui, dynamic = booted(job, spec, folder)
     common = {"dynamic VRAM": dynamic}
     if job.kind == "graphs":
         from comfyui_ways import graphs
 
-        return lambda way: graphs(comfy, way, folder), common
+        return lambda way: graphs(comfyui, way, folder), common
     if job.kind in ("same pictures", "formats"):
         from comfyui_films import one_format, same_pictures
 
         if job.kind == "formats":
-            return lambda way: one_format(comfy, job, way, spec["size"]), common
-        return lambda way: same_pictures(comfy, job, spec["size"]), common
+            return lambda way: one_format(comfyui, job, way, spec["size"]), common
+        return lambda way: same_pictures(comfyui, job, spec["size"]), common
     from comfyui_features import features
     from comfyui_scene import Bench
     from comfyui_ways import WAYS
 
-    bench = Bench(comfy, job, spec["size"], spec["steps"], taken)
+    bench = Bench(comfyui, job, spec["size"], spec["steps"], taken)
     run = {**WAYS, "features": features}[job.kind]
     return lambda way: run(bench, way), common
 
@@ -122,8 +122,8 @@ def booted(job: Job, spec: dict[str, Any], folder: Path) -> tuple[Any, bool]:
     root = Path(spec["comfyui"])
     begun = spec["device"] == "cuda" and begin_dynamic_vram(root, arguments)
     (folder / "comfyui").mkdir(exist_ok=True)
-    comfy = boot(root, folder / "comfyui", ROOT, arguments)
-    return comfy, begun and dynamic_vram()
+    comfyui = boot(root, folder / "comfyui", ROOT, arguments)
+    return comfyui, begun and dynamic_vram()
 
 
 def begin_dynamic_vram(root: Path, arguments: list[str]) -> bool:
