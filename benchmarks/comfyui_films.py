@@ -26,7 +26,7 @@ def decode(job: Job, way: str, options: dict[str, Any], folder: Path) -> dict[st
     command += ["--width", str(NARROW if tiny else REAL), "--out", str(folder / "decode")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-1500:])
+        raise RuntimeError((done.stdout + done.stderr)[-500:])
     (row,) = json.loads((folder / "decode.json").read_text(encoding="utf-8"))["results"]
     if "failed" in row:
         raise RuntimeError(row["failed"])

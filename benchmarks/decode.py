@@ -145,7 +145,8 @@ def decode_and_save(options: argparse.Namespace, nodes: dict, pack) -> dict:
 
 def boot(root: Path, base: Path, device: str):
     """ComfyUI in this process, with this repository as its only custom node."""
-    sys.path[:0] = [str(root), str(REPOSITORY / "tests" / "comfyui")]
+    ours = (REPOSITORY / "tests" / "comfyui", REPOSITORY / "scripts")
+    sys.path[:0] = [str(root), *map(str, ours)]
     sys.argv = ["main.py", "--base-directory", str(base), *(["--cpu"] if device == "cpu" else [])]
     import comfy.options
 
