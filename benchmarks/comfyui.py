@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -179,7 +180,9 @@ def run_child(
     if device == "cuda" and "--disable-cuda-malloc" not in job.arguments:
         environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync")
     with (folder / "said.txt").open("w+", encoding="utf-8", errors="replace") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        child = subprocess.Popen(
+            command, stdout=said, stderr=said, env=environment, start_new_session=True
+        )
         done = 0
         try:
             # What takes too long goes on another time.
@@ -189,8 +192,7 @@ def run_child(
                     yield row
                 time.sleep(0.2)
         finally:
-            child.kill()
-            child.wait()
+            end_all(child)
         for row in new_rows(folder, done):
             done += 1
             yield row
@@ -198,6 +200,13 @@ def run_child(
             said.seek(0)
             words = f"ended with {child.returncode}: {said.read()[-1500:]}"
             yield {**job.facts(), "way": ways[done], "error": words}
+
+
+def end_all(child: subprocess.Popen) -> None:
+    """End a job, and what it began: what holds the card, what decodes."""
+    with suppress(OSError):  # where it has ended, and all of its group
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def new_rows(folder: Path, done: int) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,18 @@ def test_the_report_has_what_was_measured_and_nothing_else(module, monkeypatch, 
     assert "24 GB" not in text and "What failed" in text
     empty = module("_report").tables({"machine": {}, "rows": []})
     assert "|" not in empty
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no groups of processes")
+def test_a_job_ends_with_all_that_it_began(module):
+    script = "sleep 600 & echo $!; wait"
+    child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True,
+                             start_new_session=True)  # fmt: skip
+    grandchild = int(child.stdout.readline())
+    os.kill(grandchild, 0)  # is there
+    module("").end_all(child)
+    assert child.returncode == -9
+    assert child.stdout.read() == ""  # at its end, once nobody can write any more
 
 
 @needs_comfyui
