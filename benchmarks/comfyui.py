@@ -90,8 +90,8 @@ def parse() -> argparse.Namespace:
     add("--backends", nargs="+", help="of MoGA in cases 1 and 7; default: sdpa auto, on a CPU sdpa")
     add("--ways", nargs="+", help="only these of each job, as --plan names them; default: all")
     add("--cards", type=int, nargs="+", default=[0], help="GB in case 1; 0 is the whole card")
-    add("--flags", nargs="*", default=["--disable-dynamic-vram"],
-        help="more of ComfyUI's own arguments to try in case 3, one at a time")  # fmt: skip
+    add("--flags", nargs="*", help="more of ComfyUI's own arguments to try in case 3, one at a "
+        "time; default: --disable-dynamic-vram where it knows that")  # fmt: skip
     add("--steps", type=int, help="of a sampling in cases 1 and 3; default: 4, on a CPU 2")
     add("--minutes", type=float, help="that this call may take")
     add("--plan", action="store_true", help="only say what is left to do")
@@ -108,6 +108,10 @@ def parse() -> argparse.Namespace:
         parser.error("--cards limits a card; --device cpu has none")
     if not is_comfyui(options.comfyui.expanduser()):
         parser.error(f"--comfyui is {options.comfyui}, which is no ComfyUI folder")
+    if options.flags is None:
+        known = options.comfyui.expanduser() / "comfy" / "cli_args.py"
+        text = known.read_text(encoding="utf-8") if known.exists() else ""
+        options.flags = [flag for flag in ("--disable-dynamic-vram",) if flag in text]
     if options.device == "cuda" and not (options.plan or torch.cuda.is_available()):
         parser.error("--device is cuda, and torch finds no card; give --device cpu")
     return options

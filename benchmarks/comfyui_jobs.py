@@ -84,9 +84,10 @@ def _same(options: argparse.Namespace) -> Iterator[Job]:
 def _memory(options: argparse.Namespace) -> Iterator[Job]:
     ways, auto = ("stock", "moga-5 auto"), ((), None)
     settings: list[tuple[tuple[str, ...], int | None]] = [auto]
-    settings += [(("--lowvram",), None), (("--reserve-vram", "8"), None)]
-    settings += [((flag,), None) for flag in options.flags]
-    settings += [((), card) for card in (12, 16, 24) if options.device == "cuda"]
+    settings += [(("--reserve-vram", "8"), None)]
+    if options.device == "cuda":  # the rest has no meaning beside --cpu, or is refused
+        settings += [((flag,), None) for flag in ("--lowvram", *options.flags)]
+        settings += [((), card) for card in (12, 16, 24)]
     for model in options.sizes:
         dtype = SHAPES[model].dtypes[-1]
         for arguments, card in settings:

@@ -44,7 +44,8 @@ def test_every_case_of_the_issue_has_jobs_with_names_of_their_own(module, monkey
     jobs, small = module("_jobs"), options(module, monkeypatch, folder)
     real = ["--sizes", "1.3B", "14B", "--frames", "81", "201", "477", "--minute", "1441"]
     for asked in (small, options(module, monkeypatch, folder, *real)):
-        asked.cards = [None, 12, 24] if asked is not small else [None]
+        if asked is not small:
+            asked.device, asked.cards = "cuda", [None, 12, 24]
         found = list(jobs.jobs(asked))
         assert {job.case for job in found} == set(range(1, 8))
         assert len({job.name for job in found}) == len(found)
