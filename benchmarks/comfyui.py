@@ -128,6 +128,10 @@ def write(options: argparse.Namespace, rows: list[dict]) -> None:
     if options.json is None:
         return
     about = machine(torch.device(options.device))
+    # Without what names a place on this machine.
+    paths = ("--comfyui", "--json")
+    words = (word for word in sys.argv[1:] if os.sep not in word and word not in paths)
+    about["command"] = " ".join(["python benchmarks/comfyui.py", *words])
     text = json.dumps({"machine": about, "rows": rows}, indent=1) + "\n"
     part = options.json.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
