@@ -145,7 +145,8 @@ def decode_and_save(options: argparse.Namespace, nodes: dict, pack) -> dict:
 
 def boot(root: Path, base: Path, device: str):
     """ComfyUI in this process, with this repository as its only custom node."""
-    sys.path[:0] = [str(root), str(REPOSITORY / "tests" / "comfyui")]
+    ours = (REPOSITORY / "tests" / "comfyui", REPOSITORY / "scripts")
+    sys.path[:0] = [str(root), *map(str, ours)]
     sys.argv = ["main.py", "--base-directory", str(base), *(["--cpu"] if device == "cpu" else [])]
     import comfy.options
 
@@ -216,7 +217,7 @@ def in_turns(nodes: dict, pack, vae, samples: dict) -> None:
 
     host = import_module(f"{pack.__name__}.moga.hosts.comfyui.vae")
     writer = import_module(f"{pack.__name__}.moga.video").VideoWriter
-    to_uint8 = import_module(f"{pack.__name__}.moga.decode").to_uint8
+    to_uint8 = import_module(f"{pack.__name__}.moga.vae.decode").to_uint8
     plan = host.plan_decode(vae, samples)
     path = Path(folder_paths.get_output_directory(), f"{plan.frames}.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)

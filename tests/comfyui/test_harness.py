@@ -63,6 +63,7 @@ KINDS = {
     "ti2v": ("WAN22", "WanModel"),
     "fun": ("WAN21", "WanModel"),
     "vace": ("WAN21_Vace", "VaceWanModel"),
+    "vace_i2v": ("WAN21_Vace", "VaceWanModel"),
     "scail": ("WAN21_SCAIL", "SCAILWanModel"),
     "scail2": ("WAN21_SCAIL2", "SCAIL2WanModel"),
     "animate": ("WAN22_Animate", "AnimateWanModel"),

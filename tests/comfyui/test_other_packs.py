@@ -104,10 +104,16 @@ def test_reordered_tokens_are_refused_before_the_first_step(scene, monkeypatch):
             scene.sample(applied)
 
 
-def test_what_does_not_run_in_moga_layers_is_said_once(scene, caplog):
+@pytest.mark.parametrize(
+    "module", ["KJNodes.nodes.sage", "/packs-1.2/sage", "C:\\packs-1.2\\sage", "sage"]
+)
+def test_what_does_not_run_in_moga_layers_is_said_once(scene, caplog, module):
+    """ComfyUI calls a pack of one file by its path."""
+
     def sage_attention(func, *args, **kwargs):
         return func(*args, **kwargs)
 
+    sage_attention.__module__ = module
     model = scene.load()
     model.model_options["transformer_options"]["optimized_attention_override"] = sage_attention
     with caplog.at_level("INFO"):
@@ -116,7 +122,7 @@ def test_what_does_not_run_in_moga_layers_is_said_once(scene, caplog):
     assert "routed sdpa, windows sdpa, frames sdpa" in said
     assert said.endswith(
         "; the attention of another node (test_what_does_not_run_in_moga_layers_is_said_once of "
-        "test_other_packs) runs in dense layers and cross-attention only"
+        "sage) runs in dense layers and cross-attention only"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from find_comfyui import REPOSITORY, find_pack
 from harness import tiny
 from harness.graph import api_prompt
-from harness.workflow import ENCODER, install_models, small
+from harness.workflow import ENCODER, install_models, small, write_gguf
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 GGUF = REPOSITORY / "workflows" / "multishot_gguf.json"  # which needs another pack
@@ -99,22 +99,6 @@ def test_the_gguf_workflow_makes_a_video(comfy_with_models):
 
     write_gguf(Path(folder_paths.get_folder_paths("diffusion_models")[0]) / name, tiny.wan())
     check_a_video(comfy, workflow)
-
-
-def write_gguf(path, weights):
-    """A GGUF of Wan, its matrices in Q8_0."""
-    import gguf
-
-    writer = gguf.GGUFWriter(path, "wan")
-    for key, weight in weights.items():
-        kind = gguf.GGMLQuantizationType.Q8_0 if weight.ndim == 2 else None
-        kind = kind or gguf.GGMLQuantizationType.F32
-        packed = gguf.quants.quantize(weight.float().numpy(), kind)
-        writer.add_tensor(key, packed, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def test_one_fps_for_script_and_video(comfy_with_models):

@@ -7,7 +7,7 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import nn
 
 from ...checkpoint import CheckpointError
@@ -18,7 +18,7 @@ from .errors import as_value_error
 from .hooks import Hooks
 from .keys import APPLIED, KEY
 from .loading import carried_routers
-from .routers import RouterSet
+from .routers import RouterSet, unloaded
 from .self_attention import Watch
 from .settings import DENSE, Settings
 from .wan import UnsupportedModelError, most_leading_frames, wan_model
@@ -58,6 +58,7 @@ def apply_moga(
     patched.add_wrapper_with_key(
         WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(hooks, most_leading_frames(dit))
     )
+    patched.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, unloaded)
     return patched
 
 
@@ -85,6 +86,7 @@ def remove_moga(model: comfy.model_patcher.ModelPatcher) -> None:
     """Take an earlier `apply_moga` off this clone."""
     for wrapper in _WRAPPERS:
         model.remove_wrappers_with_key(wrapper, KEY)
+    model.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
     model.remove_injections(KEY)
     model.remove_additional_models(KEY)
     model.remove_attachments(APPLIED)

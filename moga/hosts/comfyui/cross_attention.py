@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.ldm.wan.model
+import comfy.model_management
 from torch import Tensor, nn
 
 from ...attention.text import joined, shot_parts
@@ -17,8 +18,12 @@ from .keys import KEY
 def cross_attention(module: nn.Module, previous: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """For `previous`, the forward of a block's cross-attention `module`."""
     reads_image = isinstance(module, comfy.ldm.wan.model.WanI2VCrossAttention)
+    check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
 
     def forward(x: Tensor, context: Tensor, *args: Any, **kw: Any) -> Tensor:
+        # A step of a long video takes minutes. Core's own layers look too, from 0.20 on, but not
+        # those that are compiled.
+        check_interrupt()
         call: Call | None = kw.get("transformer_options", {}).get(KEY)
         if call is None or call.spans is None or call.grid is None:
             return previous(x, context, *args, **kw)

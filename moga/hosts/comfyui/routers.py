@@ -8,11 +8,14 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ...attention.tables import forget_tables
 from ...checkpoint import Routers, check_routers, read_routers
 from ...config import MoGAConfig
 from ...routing import Routing, route
+from .keys import KEY
 
 
 class RouterStack(nn.Module):
@@ -69,6 +72,15 @@ def _weights(routers: Routers) -> list[Tensor]:
     return [router["weight"] for router in routers.values() if "weight" in router]
 
 
+def unloaded(patcher: comfy.model_patcher.ModelPatcher, unpatch_all: bool = True) -> None:
+    """The model leaves the card, and so do the tables of layouts: all that MoGA keeps there.
+
+    Without unpatch_all it only makes room for a clone of it, as at the start of every sampling.
+    """
+    if unpatch_all:
+        forget_tables()
+
+
 def _patcher(
     routers: Routers, config: MoGAConfig, blocks: int, dim: int
 ) -> comfy.model_patcher.ModelPatcher:
@@ -89,6 +101,7 @@ def _patcher(
         dynamic = getattr(patcher, "is_dynamic", lambda: False)()
         stack.load_state_dict(weights, assign=dynamic)
         patcher.cached_patcher_init = (build, ())  # how ComfyUI rebuilds it on another device
+        patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, unloaded)
         return patcher
 
     return build()

@@ -7,6 +7,7 @@ puts MoGA where dense attention would run, so that no other node can displace it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -117,7 +118,9 @@ def _not_called(outer: Callable[..., Any] | None) -> str:
     if outer is None:
         return ""
     name = getattr(outer, "__qualname__", type(outer).__qualname__).split(".")[0]
+    # ComfyUI names the module of a pack in one file by its path, whose folders may have dots.
+    module = re.split(r"[/\\.]", outer.__module__)[-1]
     return (
-        f"; the attention of another node ({name} of {outer.__module__.rpartition('.')[2]}) runs "
-        "in dense layers and cross-attention only"
+        f"; the attention of another node ({name} of {module}) runs in dense layers and "
+        "cross-attention only"
     )

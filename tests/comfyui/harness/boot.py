@@ -51,6 +51,7 @@ EXTRAS = (
     "rope",
     "sd3",
     "slg",
+    "sparse_attention",
     "string",
     "tcfg",
     "toolkit",

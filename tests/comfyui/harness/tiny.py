@@ -5,6 +5,7 @@ weights of one name are the same in every version.
 """
 
 import contextlib
+import inspect
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
@@ -31,12 +32,14 @@ WAN = {
         "in_dim_ref_conv": 16,
     },  # Fun-Control: reference latent
     "vace": {"vace_layers": 2, "vace_in_dim": 96},
+    # VACE on an image-to-video base; from 0.39 on
+    "vace_i2v": {"vace_layers": 2, "vace_in_dim": 96, "in_dim": 36, "vace_image_input": True},
     "scail": {"in_dim": 20},  # SCAIL: reference and pose frames; not in 0.3.64
     "scail2": {"in_dim": 20},  # not in 0.20.1
     "animate": {"in_dim": 36, "num_layers": 5},  # Wan 2.2 Animate: five for each face adapter
 }
 CLASSES = {
-    **{"vace": "VaceWanModel", "animate": "AnimateWanModel"},
+    **{"vace": "VaceWanModel", "vace_i2v": "VaceWanModel", "animate": "AnimateWanModel"},
     **{"scail": "SCAILWanModel", "scail2": "SCAIL2WanModel"},
 }
 
@@ -57,7 +60,9 @@ def wan(
 
 def there(kind: str) -> bool:
     """Whether this ComfyUI has that kind of Wan."""
-    return _class(kind) is not None
+    made = _class(kind)
+    wanted = "vace_image_input" if kind == "vace_i2v" else "dim"
+    return made is not None and wanted in inspect.signature(made).parameters
 
 
 def _class(kind: str) -> Any:

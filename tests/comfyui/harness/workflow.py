@@ -1,5 +1,6 @@
 """The shipped workflows at a size that a CPU can run: tiny models under the names they ask for."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,8 +49,6 @@ def _install_moga(comfy: Any) -> None:
 
 def _install_picture() -> None:
     """The one that ComfyUI brings in its own input folder."""
-    from pathlib import Path
-
     import folder_paths
     from PIL import Image
 
@@ -79,3 +78,20 @@ def small(prompt: dict, **changes: Any) -> dict:
             if 0 < inputs.get(name, 0) < 1000:
                 inputs[name] = 1
     return prompt
+
+
+def write_gguf(path: Path, weights: dict) -> None:
+    """A GGUF of Wan, its matrices in Q8_0."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "wan")
+    for key, weight in weights.items():
+        kind = gguf.GGMLQuantizationType.Q8_0 if weight.ndim == 2 else None
+        kind = kind or gguf.GGMLQuantizationType.F32
+        packed = gguf.quants.quantize(weight.float().numpy(), kind)
+        writer.add_tensor(key, packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
