@@ -4,8 +4,7 @@ import shutil
 import signal
 
 import pytest
-from safetensors.torch import load_file
-from training_runs import equal, furnish, log, refused, train, train_alone, weights
+from training_runs import equal, furnish, kept, log, refused, train, train_alone, weights
 
 from moga.train.checkpoints import PROGRESS, Checkpoints
 
@@ -43,8 +42,8 @@ def test_a_checkpoint_holds_what_is_trained(project, files, tmp_path_factory):
     assert train_alone(project, killing_itself(12)) == -signal.SIGKILL
     checkpoint, at = Checkpoints(project / "training" / "checkpoints", 2).latest()
     assert at.stage == 1
-    kept = load_file(checkpoint / "model.safetensors")
-    assert kept and all(".lora_" in name or ".router." in name for name in kept)
+    held = kept(checkpoint)
+    assert held and all(".lora_" in name or ".router." in name for name in held)
     assert train_alone(project) == train_alone(whole) == 0
     assert log(project) == log(whole)
     assert equal(weights(project), weights(whole))
@@ -72,7 +71,7 @@ def test_a_half_written_checkpoint_is_never_loaded(project, trained):
     last = folder / "01-00000006"
     last.rename(folder / ".01-00000006.part")
     (folder / ".01-00000006.part" / PROGRESS).unlink()
-    (folder / ".01-00000006.part" / "model.safetensors").write_bytes(b"half")
+    (folder / ".01-00000006.part" / "state" / "__0_0.distcp").write_bytes(b"half")
     assert train_alone(project) == 0
     assert log(project) == log(trained)
     assert equal(weights(project), weights(trained))

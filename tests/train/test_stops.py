@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from training_runs import STEPS, refused, train
+from training_runs import STEPS, kept, refused, train
 
 from moga.train import learner
 from moga.train.checkpoints import Checkpoints
@@ -24,8 +24,8 @@ def test_a_loss_that_is_not_a_number(project, trained, capsys):
     assert "the loss of step" in message and "is not a number" in message
     assert ".mp4, line" in message and "start again" in message
     last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
-    state = load_file(last / "model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    state = kept(last)
+    assert state and all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 def poison(project):
@@ -57,8 +57,8 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
     assert "the gradient of step 3 in stage 'full' is not a number, on" in message
     assert "it goes on from step 4" in message
     last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
-    state = load_file(last / "model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    state = kept(last)
+    assert state and all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 def refused_with_files_of_at_most(size, project):
@@ -79,7 +79,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
     shutil.copytree(trained / "training", project / "training")
     folder = project / "training" / "checkpoints"
     shutil.rmtree(folder / "01-00000006")
-    limit = (folder / "01-00000003" / "model.safetensors").stat().st_size // 2
+    limit = (folder / "01-00000003" / "state" / "__0_0.distcp").stat().st_size // 2
     said = refused_with_files_of_at_most(limit, project)
     assert "the checkpoint of step 6 could not be written" in said
     assert "it goes on from step 3" in said
