@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, autocast, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .parallel import SequenceShards
 
 _CHUNK = 32_768  # tokens whose float32 copy exists at once
 
@@ -24,12 +28,14 @@ class Routing:
     group: (B, L) int64, the winning group.
     gate: (B, L) float32, the winning probability.
     groups: M; taken from probabilities where it isn't given.
+    across: the ranks that share the sequence, of which L is this one's part; None where it is all.
     """
 
     probabilities: Tensor | None
     group: Tensor
     gate: Tensor
     groups: int = 0
+    across: SequenceShards | None = None
 
     def __post_init__(self) -> None:
         if self.probabilities is not None:
@@ -47,9 +53,10 @@ class Routing:
         return cls(probabilities, group, gate)
 
     def sizes(self) -> Tensor:
-        """Tokens in each group of each sample, (B, M) int64."""
+        """Tokens in each group of each sample, (B, M) int64; on all ranks, which all call it."""
         counts = self.group.new_zeros(self.group.shape[0], self.groups)
-        return counts.scatter_add_(1, self.group, torch.ones_like(self.group))
+        counts.scatter_add_(1, self.group, torch.ones_like(self.group))
+        return counts if self.across is None else self.across.summed(counts)
 
 
 class TokenRouter(nn.Linear):
@@ -102,12 +109,16 @@ def balance_loss(routing: Routing) -> Tensor:
     """Group-balance loss M * sum_i F_i P_i, a scalar, without alpha; 1 when perfectly balanced.
 
     F_i is the share of tokens sent to group i (no gradient), P_i the mean probability of group i
-    over all tokens (Switch Transformer's form); per sample, then the mean over the batch. Raises
-    ValueError for a routing without probabilities.
+    over all tokens (Switch Transformer's form); per sample, then the mean over the batch. Of a
+    sequence on several ranks, all of which call it, each gets the loss of the whole and the
+    gradient of its own tokens. Raises ValueError for a routing without probabilities.
     """
     if routing.probabilities is None:
         raise ValueError("routing has no probabilities; give what a router returned.")
-    tokens = routing.group.shape[1]
+    across, mean_probability = routing.across, routing.probabilities.mean(dim=1)
+    tokens = own = routing.group.shape[1]
+    if across is not None:
+        tokens = across.tokens
+        mean_probability = across.summed(mean_probability * (own / tokens))
     share = routing.sizes().float() / tokens
-    mean_probability = routing.probabilities.mean(dim=1)
     return routing.groups * (share * mean_probability).sum(dim=-1).mean()

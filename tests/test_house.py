@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors", "wan"),
     ("files", "config", "locks", "toml_settings"),
+    ("parallel",),
     ("tensor_file", "layout", "routing", "blocks"),
     ("checkpoint", "flops", "kernels", "shots"),
     ("attention", "vae"),

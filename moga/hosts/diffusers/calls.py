@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from ...layout import ShotMismatchError, VideoLayout
 from ...routing import Routing
 from ...shots import ShotList
 from ...wan import TEXT_TOKENS, video_frames
+
+if TYPE_CHECKING:
+    from ...parallel import SequenceShards
 
 KEY = "moga"  # in attention_kwargs
 # Of a block's number, the grid of the call, its input x (B, L, C), and q, k, v (B, L, N, D).
@@ -94,6 +97,7 @@ class Call:
     layout: the grid of visual tokens; None where self-attention is plain in this call.
     spans: text tokens of each shot; None where the whole text is everybody's.
     text_tokens: how many of the context tokens are text, the last ones.
+    shards: the ranks that share the tokens; None where this process has them all.
     watch: is shown a block's number, x, q, k and v before it attends, in dense calls too.
     """
 
@@ -101,18 +105,27 @@ class Call:
     shot_tokens: tuple[Span, ...]
     spans: tuple[Span, ...] | None
     text_tokens: int
+    shards: SequenceShards | None = None
     recorder: Recorder | None = None
     watch: Callable[[int, Tensor, Tensor, Tensor, Tensor], None] | None = None
 
     def readings(self, context: int) -> tuple[Reading, ...] | None:
-        """Who reads what out of `context` tokens, of which the first are an image's, if any."""
+        """Who reads what out of `context` tokens, of which the first are an image's, if any.
+
+        Of visual tokens, those that this process has, counted from its first.
+        """
         if self.spans is None:
             return None
+        own, last = (0, self.shot_tokens[-1][1]) if self.shards is None else self.shards.span
         image = context - self.text_tokens
         first = ((0, image),) if image else ()
         return tuple(
-            Reading(tokens, (*first, (image + start, image + stop)))
-            for tokens, (start, stop) in zip(self.shot_tokens, self.spans, strict=True)
+            Reading(
+                (max(begin, own) - own, min(end, last) - own),
+                (*first, (image + start, image + stop)),
+            )
+            for (begin, end), (start, stop) in zip(self.shot_tokens, self.spans, strict=True)
+            if begin < last and end > own
         )
 
 
@@ -131,6 +144,7 @@ def build_call(
     *,
     reads_image: bool,
     sparse: bool,
+    share: Callable[[int], SequenceShards | None] = lambda tokens: None,
     recorder: Recorder | None = None,
     watch: Watch | None = None,
 ) -> Call:
@@ -138,6 +152,7 @@ def build_call(
 
     given: a ShotCall, a ShotList (one text for all shots), or None for a video of one shot.
     hidden_states: the latent (B, C, t, h, w). text: (B, K, C).
+    share: the ranks that share so many tokens.
     Raises ShotMismatchError when they do not belong together.
     """
     if isinstance(given, ShotList):
@@ -168,6 +183,7 @@ def build_call(
         tuple((first * per_frame, last * per_frame) for first, last in layout.shot_spans),
         given.spans,
         text.shape[1],
+        share(layout.tokens),
         recorder,
         None if watch is None else show,
     )

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, Routers, check_routers
 from ...config import MoGAConfig
 from ...kernels import AUTO, require
+from ...parallel import ParallelismError
 from ...routing import Routing, random_routers
 from .calls import KEY, Call, Recorder, ShotText, Watch, build_call
+from .parallel import check_parallelism, shards_of
 from .processors import MoGASelfAttention, ShotCrossAttention, call_of
 from .router import BlockRouter, weights_of
 
@@ -52,8 +54,9 @@ def enable_moga(
 
     Routers become float32 modules `blocks.{i}.attn1.router`: state_dict, optimizers, peft and
     offloading see them. Shots go in per call, see `ShotCall`; a call without them is one shot. MoGA
-    enabled before is replaced. Raises ValueError (CheckpointError for routers) and BackendError
-    with the transformer as it was.
+    enabled before is replaced. diffusers' `enable_parallelism` may come before or after: with its
+    Ulysses, the processes of a sequence share the layer too. Raises ValueError
+    (CheckpointError for routers, ParallelismError) and BackendError with the transformer as it was.
     """
     dit = unwrap(transformer)
     _check(dit)
@@ -177,6 +180,11 @@ class _State:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Take `moga` out of attention_kwargs, which diffusers would drop, and make the Call."""
         kwargs = {**dict(zip(_FORWARD, args, strict=False)), **kwargs}
+        if self.watch is not None and module._parallel_config is not None:
+            raise ParallelismError(
+                "a process that shares its sequence can't show the whole layer; watch attention "
+                "without enable_parallelism."
+            )
         given = None
         attention_kwargs = kwargs.get("attention_kwargs")
         if attention_kwargs and KEY in attention_kwargs:
@@ -190,6 +198,7 @@ class _State:
             settings.patch_size,
             reads_image=settings.added_kv_proj_dim is not None,
             sparse=self.config is not None,
+            share=lambda tokens: shards_of(module, tokens),
             recorder=self._recorder(module),
             watch=self.watch,
         )
@@ -231,8 +240,7 @@ def _check(dit: nn.Module) -> None:
         raise ValueError(
             f"transformer is a {type(dit).__name__}; MoGA runs on diffusers' WanTransformer3DModel."
         )
-    if any(getattr(module, "_parallel_config", None) is not None for module in dit.modules()):
-        raise ValueError("transformer runs on several devices; enable MoGA without parallelism.")
+    check_parallelism(dit)
     offloaded = [name for name, module in dit.named_modules() if name and _is_offloaded(module)]
     if offloaded:
         raise ValueError(

@@ -8,6 +8,8 @@ Letters: B batch, L visual tokens, N heads, D head width, C = N * D.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,11 +42,6 @@ class _Covering:
 
     @_parallel_config.setter
     def _parallel_config(self, config: Any) -> None:
-        if config is not None:
-            raise NotImplementedError(
-                "MoGA attends to the whole sequence on one device; disable_moga before "
-                "enable_parallelism."
-            )
         self.plain._parallel_config = config
 
 
@@ -75,12 +72,10 @@ class MoGASelfAttention(_Covering):
         plain = call is None or call.layout is None
         if plain and (call is None or call.watch is None):
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
-        q, k, v = _project(attn, hidden_states)
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        q, k, v = (t.unflatten(2, (attn.heads, -1)) for t in (q, k, v))
-        # Under autocast the norms may give float32, which the fast kernels do not take.
-        q = _rotate(q, *tables, v.dtype)
-        k = _rotate(k, *tables, v.dtype)
+        if call.shards is not None:
+            out = _attend_over_ranks(self, attn, call, hidden_states, tables).flatten(2, 3)
+            return attn.to_out[1](attn.to_out[0](out))
+        q, k, v = _q_k_v(attn, hidden_states, tables)
         if call.watch is not None:
             _show(self, call, hidden_states, q, k, v)
         if plain:
@@ -133,17 +128,49 @@ def _attend(
     k: Tensor,
     v: Tensor,
 ) -> Tensor:
-    config, layout = processor.config, call.layout
-    routing: Routing | None = attn.router(x) if "routed" in config.branches else None
-    if routing is not None and call.recorder is not None:
+    routing = _route(processor, attn, call, x)
+    return moga_attention(
+        q, k, v, routing, call.layout, processor.config, backend=processor.backend
+    )
+
+
+# Nor is there a point in compiling around what is on its way.
+@torch.compiler.disable
+def _attend_over_ranks(
+    processor: MoGASelfAttention,
+    attn: nn.Module,
+    call: Call,
+    x: Tensor,
+    tables: tuple[Tensor, Tensor],
+) -> Tensor:
+    from ...attention.ulysses import ulysses_attention  # not every PyTorch has torch.distributed
+
+    # First, so that its way is behind the projections.
+    routing = _route(processor, attn, call, x)
+    return ulysses_attention(
+        *(_q_k_v(attn, x, tables), routing, call.layout, processor.config, call.shards),
+        backend=processor.backend,
+    )
+
+
+def _route(processor: MoGASelfAttention, attn: nn.Module, call: Call, x: Tensor) -> Routing | None:
+    if "routed" not in processor.config.branches:
+        return None
+    routing: Routing = replace(attn.router(x), across=call.shards)
+    if call.recorder is not None:
         call.recorder.add(processor.index, routing)
-    return moga_attention(q, k, v, routing, layout, config, backend=processor.backend)
+    return routing
 
 
-def _project(attn: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
-    if getattr(attn, "fused_projections", False):
-        return attn.to_qkv(x).chunk(3, dim=-1)
-    return attn.to_q(x), attn.to_k(x), attn.to_v(x)
+def _q_k_v(attn: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+    """q, k and v (B, L, N, D) one by one, each made when it is asked for."""
+    fused = attn.to_qkv(x).chunk(3, dim=-1) if getattr(attn, "fused_projections", False) else None
+    for number, (name, norm) in enumerate((("to_q", "norm_q"), ("to_k", "norm_k"))):
+        t = getattr(attn, name)(x) if fused is None else fused[number]
+        # Under autocast the norms may give float32, which the fast kernels do not take.
+        yield _rotate(getattr(attn, norm)(t).unflatten(2, (attn.heads, -1)), *tables, t.dtype)
+    v = attn.to_v(x) if fused is None else fused[2]
+    yield v.unflatten(2, (attn.heads, -1))
 
 
 def _rotate(t: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
