@@ -82,7 +82,7 @@ def check_network() -> None:
 def ranks_of(settings: Settings, accelerator: Accelerator) -> Ranks:
     """Raises SettingsError where the settings do not fit the launch."""
     try:
-        return Ranks.of(settings, accelerator.process_index, accelerator.num_processes)
+        return Ranks.of(settings, accelerator)
     except SettingsError as error:
         raise everywhere(error) from None
 

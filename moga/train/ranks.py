@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from accelerate import Accelerator
 from diffusers import ContextParallelConfig, WanTransformer3DModel
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -24,16 +25,19 @@ from .settings import Settings, Stage
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. sequence: how many share a clip."""
+    """This process among all. sequence: how many share a clip. device: kind of their devices."""
 
     rank: int = 0
     processes: int = 1
     sequence: int = 1
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, settings: Settings, rank: int, processes: int) -> Ranks:
+    def of(cls, settings: Settings, accelerator: Accelerator) -> Ranks:
         """Raises SettingsError where the processes cannot be dealt out as the settings say."""
-        ranks = cls(rank, processes, settings.parallel.sequence)
+        processes = accelerator.num_processes
+        sequence, device = settings.parallel.sequence, accelerator.device.type
+        ranks = cls(accelerator.process_index, processes, sequence, device)
         if processes % ranks.sequence:
             raise SettingsError(
                 f"parallel.sequence is {ranks.sequence}, which does not divide the {processes} "
@@ -47,7 +51,7 @@ class Ranks:
             )
         for index, stage in enumerate(settings.stages):
             if ranks.forwards(stage) % ranks.groups:
-                each = f", {ranks.sequence} to a clip" if ranks.sequence > 1 else ""
+                each = f", {ranks.sequence} to a clip," if ranks.sequence > 1 else ""
                 raise SettingsError(
                     f"stages.{index}.forwards is {stage.forwards}, which {processes} processes"
                     f"{each} cannot do evenly; give a multiple of {ranks.groups}."
@@ -89,9 +93,8 @@ class Ranks:
     @cached_property
     def _mesh(self) -> DeviceMesh:
         """One for all stages, as each would open connections of its own."""
-        kind = torch.accelerator.current_accelerator()
         return init_device_mesh(
-            kind.type if kind else "cpu",
+            self.device,
             (self.groups, 1, self.sequence),
             mesh_dim_names=("group", "ring", "ulysses"),
         )

@@ -7,9 +7,8 @@ imported everything, and each plays its rank in every launch. A launch is {"name
 "words", "split" (FSDP 2), "ill": {"rank", "at" (rows logged), "how": "killed" or "silent"}}. What a
 rank says goes to NAME.RANK.txt beside the file, what it returns to NAME.RANK.code.
 
-Two things of a machine with GPUs are made up on a CPU: accelerate splits weights, and diffusers
-shares a sequence, only where they have seen an accelerator. What either does then, PyTorch does on
-a CPU as well.
+Three things of a machine with GPUs are made up on a CPU: accelerate splits weights, and diffusers
+shares a sequence, only where they have seen an accelerator, and gloo gathers no unequal parts.
 """
 
 import json
@@ -25,11 +24,15 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from diffusers.hooks import context_parallel
 
 import moga.train.evaluation
 import moga.train.run
 from moga.train import main
 from moga.train.log import Log
+
+sys.path.append(str(Path(__file__).parents[1] / "parallel"))
+from ranks import gather_unequal
 
 begin, write_film, add = PartialState.__init__, moga.train.evaluation.write_film, Log.add
 
@@ -102,6 +105,7 @@ def run(path):
     PartialState.__init__ = begin_as_if_accelerated
     moga.train.evaluation.write_film = with_latents
     torch.accelerator.device_count = lambda: 1
+    context_parallel._all_gather_anything = gather_unequal
     children = []
     for rank in range(max(launch["processes"] for launch in launches)):
         if child := os.fork():
