@@ -3,14 +3,14 @@
 Every rank routes its own tokens, with all of their width. Groups and gates are gathered: 5 bytes a
 token (uint8 and float32, so that nothing is rounded that one process would not round), against
 4 N D of q and k and v and the result. Then each rank runs the layer over the whole sequence for its
-share of the heads.
+share of the heads. Plain attention goes the same way (`over_ranks`).
 
 Letters: B batch, L tokens of the whole sequence, l of this rank, N heads, D head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,26 @@ def ulysses_attention(
     if routing is not None:
         group = start_gather(routing.group.to(torch.uint8), shards)
         gathering = group, start_gather(routing.gate, shards)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        whole = None
+        if gathering is not None:
+            group, gate = (wait() for wait in gathering)
+            whole = Routing(None, group.long(), gate, routing.groups)
+        return moga_attention(q, k, v, whole, layout, config, backend=backend)
+
+    return over_ranks(qkv, attend, shards)
+
+
+def over_ranks(
+    qkv: Iterable[Tensor],
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    shards: SequenceShards,
+) -> Tensor:
+    """What `attend` makes of q, k and v (B, L, n, D), all tokens of this rank's heads.
+
+    qkv and result as for `ulysses_attention`. Raises ParallelismError for more ranks than heads.
+    """
     heads, arriving = 0, []
     for t in qkv:
         heads = t.shape[2]
@@ -53,10 +73,5 @@ def ulysses_attention(
                 f"process needs one; use at most {heads}."
             )
         arriving.append(start_to_heads(t, shards))
-    whole = None
-    if gathering is not None:
-        group, gate = (wait() for wait in gathering)
-        whole = Routing(None, group.long(), gate, routing.groups)
-    q, k, v = (wait() for wait in arriving)
-    out = moga_attention(q, k, v, whole, layout, config, backend=backend)
+    out = attend(*(wait() for wait in arriving))
     return start_to_tokens(out, heads, shards)()

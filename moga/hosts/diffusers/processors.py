@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from ...attention import moga_attention
@@ -69,12 +71,12 @@ class MoGASelfAttention(_Covering):
         """hidden_states (B, L, C) -> (B, L, C); rotary_emb is (cos, sin, call)."""
         call = call_of(rotary_emb)
         tables = None if rotary_emb is None else rotary_emb[:2]
+        if call is not None and call.shards is not None:
+            out = _attend_over_ranks(self, attn, call, hidden_states, tables).flatten(2, 3)
+            return attn.to_out[1](attn.to_out[0](out))
         plain = call is None or call.layout is None
         if plain and (call is None or call.watch is None):
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, tables)
-        if call.shards is not None:
-            out = _attend_over_ranks(self, attn, call, hidden_states, tables).flatten(2, 3)
-            return attn.to_out[1](attn.to_out[0](out))
         q, k, v = _q_k_v(attn, hidden_states, tables)
         if call.watch is not None:
             _show(self, call, hidden_states, q, k, v)
@@ -143,8 +145,14 @@ def _attend_over_ranks(
     x: Tensor,
     tables: tuple[Tensor, Tensor],
 ) -> Tensor:
-    from ...attention.ulysses import ulysses_attention  # not every PyTorch has torch.distributed
+    # Not every PyTorch has torch.distributed.
+    from ...attention.ulysses import over_ranks, ulysses_attention
 
+    if call.layout is None:
+        # Not diffusers' own, which has no gradient where ranks don't have alike, and which knows no
+        # 12 heads on 8 ranks.
+        plain = partial(dispatch_attention_fn, backend=processor._attention_backend)
+        return over_ranks(_q_k_v(attn, x, tables), plain, call.shards)
     # First, so that its way is behind the projections.
     routing = _route(processor, attn, call, x)
     return ulysses_attention(
