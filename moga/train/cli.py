@@ -57,7 +57,7 @@ def _main(arguments: Sequence[str]) -> int:
         description="Trains a Wan model with Mixture-of-Groups Attention. For several GPUs: "
         "accelerate launch -m moga.train ...",
         epilog=_settings_help(),
-        usage="%(prog)s [-h] [--cache-only] [--jobs N] [--check] CONFIG.toml "
+        usage="%(prog)s [-h] [--cache-only] [--jobs N] [--check] [--consolidate] CONFIG.toml "
         "[--section.key value ...]",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
@@ -66,9 +66,15 @@ def _main(arguments: Sequence[str]) -> int:
         "--check", action="store_true", help="check settings, decode every clip once, and stop"
     )
     parser.add_argument(
+        "--consolidate",
+        action="store_true",
+        help="write the newest checkpoint as one model file, and stop",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=1, help="processes that make the cache, with --cache-only"
     )
     options, words = parser.parse_known_args(arguments)
+    from .consolidate import consolidate
     from .errors import everywhere
     from .preview import check_only
     from .read_settings import SettingsError, read_settings
@@ -84,6 +90,8 @@ def _main(arguments: Sequence[str]) -> int:
         )
     if options.check:
         print(check_only(settings))
+    elif options.consolidate:
+        print(f"wrote {consolidate(settings)}")
     elif options.cache_only:
         fill_cache(settings, options.jobs)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,11 @@ def is_network(error: BaseException) -> bool:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """What PyTorch says of the network, without where in its sources it does."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
+
+
 @contextmanager
 def with_others(safe: Callable[[], str]) -> Iterator[None]:
     """Tell of other processes that are lost. safe: from where it goes on. Raises TrainingError."""
@@ -46,7 +52,7 @@ def with_others(safe: Callable[[], str]) -> Iterator[None]:
     except RuntimeError as error:
         if not is_network(error):
             raise
-        why = str(error).strip().splitlines()[0]
+        why = first_line(error)
         raise everywhere(
             TrainingError(
                 "another process of this training has ended, or does not answer (parallel.timeout "

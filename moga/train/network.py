@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import distributed as dist
 
 from ..errors import MogaError
-from .errors import everywhere
+from .errors import everywhere, first_line
 from .ranks import Ranks
 from .read_settings import SettingsError
 from .settings import Settings
@@ -49,11 +49,10 @@ def join(settings: Settings) -> Accelerator:
     except (RuntimeError, ValueError, OSError) as error:
         if _world() == 1:
             raise
-        why = str(error).strip().splitlines()[0]
         raise NetworkError(
-            f"the processes of this launch do not find each other ({why}); see that MASTER_ADDR "
-            "and MASTER_PORT name the first machine and a free port of it, and GLOO_SOCKET_IFNAME "
-            "or NCCL_SOCKET_IFNAME the network between them."
+            f"the processes of this launch do not find each other ({first_line(error)}); see that "
+            "MASTER_ADDR and MASTER_PORT name the first machine and a free port of it, and "
+            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME the network between them."
         ) from error
 
 

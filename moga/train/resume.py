@@ -79,6 +79,15 @@ def check_same(settings: Settings, now: dict[str, Any], progress: Progress | Non
         )
 
 
+def check_settings(settings: Settings, progress: Progress) -> None:
+    """The same of the settings alone: clips and files are not looked at. Raises SettingsError."""
+    then = _as_now(settings, progress.fingerprint)
+    now = {**then, **settings.for_resume()}
+    for stage, before in zip(now[_STAGES], then[_STAGES], strict=False):
+        stage[_FORWARDS] = before[_FORWARDS]
+    check_same(settings, now, progress)
+
+
 def launched(progress: Progress) -> Ranks:
     """Processes that do at a time what those did that wrote a checkpoint."""
     then = progress.fingerprint

@@ -81,3 +81,21 @@ def test_other_settings_do_not_continue_a_training(project, trained, capsys):
     shutil.copytree(trained / "training", project / "training")
     message = refused(project, capsys, "--stages.1.lr", "5")
     assert "stages.1.lr = 0.001, now it is 5.0" in message and "another save.folder" in message
+
+
+def test_a_checkpoint_becomes_one_file(project, trained, capsys):
+    """The last one is what the training left, and one within a stage is a model like it."""
+    shutil.copytree(trained / "training", project / "training")
+    assert "stages.1.lr = 0.001, now it is 5" in refused(
+        project, capsys, "--consolidate", "--stages.1.lr", "5"
+    )
+    assert train(project, "--consolidate") == 0
+    assert "model-01-00000006.safetensors" in capsys.readouterr().out
+    assert equal(weights(project, "model-01-00000006.safetensors"), weights(trained))
+    shutil.rmtree(project / "training/checkpoints/01-00000006")
+    assert train(project, "--consolidate") == 0
+    before = weights(project, "model-01-00000003.safetensors")
+    assert before.keys() == weights(trained).keys() and not equal(before, weights(trained))
+    shutil.rmtree(project / "training/checkpoints")
+    said = refused(project, capsys, "--consolidate")
+    assert "checkpoints has no checkpoint; train until the first one is written." in said
