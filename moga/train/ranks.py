@@ -11,6 +11,7 @@ FSDP do, makes the mean over groups divided by their size; `Ranks.loss_scale` ma
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,12 +84,20 @@ class Ranks:
 
     def share(self, dit: WanTransformer3DModel) -> None:
         """Let this process's group run the model together, on one sequence."""
-        if self.sequence > 1:
-            dit.enable_parallelism(
-                config=ContextParallelConfig(
-                    ulysses_degree=self.sequence, ulysses_anything=True, mesh=self._mesh
-                )
-            )
+        if self.sequence == 1:
+            return
+        config = ContextParallelConfig(
+            ulysses_degree=self.sequence, ulysses_anything=True, mesh=self._mesh
+        )
+        # It is called experimental there, by every process, and what isn't split is told of later.
+        logging.getLogger("diffusers.hooks.context_parallel").setLevel(logging.ERROR)
+        said = logging.getLogger("diffusers.models.modeling_utils")
+        level = said.level
+        said.setLevel(logging.ERROR)
+        try:
+            dit.enable_parallelism(config=config)
+        finally:
+            said.setLevel(level)
 
     @cached_property
     def _mesh(self) -> DeviceMesh:

@@ -21,6 +21,7 @@ from .evaluation import Evaluation
 from .export import export
 from .learner import Learned, Learner, NotFiniteError
 from .objective import group_load
+from .state import StoredState
 from .together import for_all
 from .validation import FixedClips
 
@@ -120,7 +121,17 @@ class StageRun:
         size = self.learner.saved_bytes()
         for_all(accelerator, lambda: checkpoints.begin(progress, size))
         checkpoints.guarded(progress, self.learner.save)
-        for_all(accelerator, lambda: checkpoints.complete(progress, self._needed()))
+        for_all(accelerator, lambda: self._complete(progress))
+
+    def _complete(self, progress: Progress) -> None:
+        """Give a checkpoint its name, if all wrote it to one disk. Raises TrainingError."""
+        checkpoints = self.context.checkpoints
+        if absent := StoredState(checkpoints.part(progress)).absent():
+            raise TrainingError(
+                f"{checkpoints.folder} is not on a disk that all machines of this training share: "
+                f"{', '.join(absent)} cannot be seen on the first one; give another save.folder."
+            )
+        checkpoints.complete(progress, self._needed())
 
     def _needed(self) -> dict[Path, str]:
         """Digests of what the stage before left, without which none goes on."""

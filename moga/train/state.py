@@ -39,7 +39,10 @@ class StoredState:
     def __init__(self, folder: Path) -> None:
         self._reader = dcp.FileSystemReader(folder / _FOLDER)
         with _plain():
-            self._stored = self._reader.read_metadata().state_dict_metadata
+            about = self._reader.read_metadata()
+        self._stored = about.state_dict_metadata
+        self._folder = folder / _FOLDER
+        self._files = {held.relative_path for held in about.storage_data.values()}
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -48,6 +51,10 @@ class StoredState:
 
     def names(self) -> list[str]:
         return list(self._stored)
+
+    def absent(self) -> list[str]:
+        """Files that processes wrote and that cannot be seen here."""
+        return sorted(name for name in self._files if not (self._folder / name).is_file())
 
     def like(self, name: str, model: Tensor) -> Any:
         """Room for what is stored by a name, spread over processes as `model` if sized like it."""

@@ -4,8 +4,9 @@
 
 Starting Python costs more than a tiny training does: the processes are forked of one that has
 imported everything, and each plays its rank in every launch. A launch is {"name", "processes",
-"words", "split" (FSDP 2), "ill": {"rank", "at" (rows logged), "how": "killed" or "silent"}}. What a
-rank says goes to NAME.RANK.txt beside the file, what it returns to NAME.RANK.code.
+"words"}. It may have "split" (FSDP 2), "environment", "slow" (seconds that filling the cache takes
+longer), "ill" ({"rank", "at" (rows logged), "how": "killed" or "silent", "seconds"}).
+What a rank says goes to NAME.RANK.txt beside the file, what it returns to NAME.RANK.code.
 
 Three things of a machine with GPUs are made up on a CPU: accelerate splits weights, and diffusers
 shares a sequence, only where they have seen an accelerator, and gloo gathers no unequal parts.
@@ -35,6 +36,7 @@ sys.path.append(str(Path(__file__).parents[1] / "parallel"))
 from ranks import gather_unequal
 
 begin, write_film, add = PartialState.__init__, moga.train.evaluation.write_film, Log.add
+make_cache = moga.train.run.make_cache
 
 
 def begin_as_if_accelerated(state, *args, **kwargs):
@@ -57,7 +59,15 @@ def environment(launch, rank):
     found |= {"MASTER_PORT": str(launch["port"]), "ACCELERATE_USE_CPU": "true"}
     if launch.get("split"):
         found |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    return found
+    return found | launch.get("environment", {})
+
+
+def slow(seconds):
+    def make_cache_in(*args, **kwargs):
+        time.sleep(seconds)
+        return make_cache(*args, **kwargs)
+
+    return make_cache_in
 
 
 def falling_ill(ill, rank):
@@ -79,6 +89,7 @@ def play(launch, rank, folder):
     before = dict(os.environ)
     os.environ.update(environment(launch, rank))
     Log.add = falling_ill(launch.get("ill"), rank)
+    moga.train.run.make_cache = slow(launch.get("slow", 0))
     said = folder / f"{launch['name']}.{rank}.txt"
     with said.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         try:

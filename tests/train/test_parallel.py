@@ -80,6 +80,12 @@ def play(folder, launches):
 
 
 SHARED = "--parallel.sequence"
+NAMES = ("one", "many", "ill", "wrong", "lora", "loras")
+HYBRID = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
+}
 LOAD = ("load_max", "load_min", "load_entropy", "gate")
 
 
@@ -87,16 +93,19 @@ LOAD = ("load_max", "load_min", "load_entropy", "gate")
 def played(materials, tmp_path_factory):
     """Folder, and what came of the launches; a training by one process, and by ever others."""
     folder = tmp_path_factory.mktemp("played")
-    for name in ("one", "many", "ill", "wrong"):
+    for name in NAMES:
         (folder / name).mkdir()
         project(folder / name, materials)
-    one, many, ill, wrong = (folder / name for name in ("one", "many", "ill", "wrong"))
+    one, many, ill, wrong, lora, loras = (folder / name for name in NAMES)
 
     def steps(count):
         return ["--stages.0.steps", str(count), "--save.every", "2", "--save.keep_last", "9"]
 
     films = ["--validation.scripts", f'["{one}/film.txt"]', "--validation.every", "3"]
     films += ["--validation.steps", "2"]
+    adapter = ["--stages.0.train", "lora", "--stages.0.batch", "2", "--stages.0.steps", "3"]
+    adapter += ["--optimizer.checkpointing", "offload", "--objective.caption_dropout", "0.5"]
+    adapter += ["--data.cache", str(one / "cache")]
     short = ["--parallel.timeout", "0.1", "--save.every", "1", "--data.cache", str(one / "cache")]
     silent = {"rank": 1, "at": 4, "how": "silent", "seconds": 9}
     killed = {"rank": 1, "at": 3, "how": "killed"}
@@ -105,24 +114,29 @@ def played(materials, tmp_path_factory):
         [
             launch("one", one, 1, *steps(7), *films),
             launch("first", many, 4, *steps(2), *films, SHARED, "2", split=True),
+            launch(
+                "hybrid", many, 4, *steps(3), *films, SHARED, "2", split=True, environment=HYBRID
+            ),
             launch("second", many, 2, *steps(4), *films, split=True),
             launch("third", many, 4, *steps(6), *films, SHARED, "4"),
             launch("fourth", many, 1, *steps(7), *films),
+            launch("lora", lora, 1, *adapter),
+            launch("loras", loras, 4, *adapter, SHARED, "2"),
             launch("three", wrong, 4, SHARED, "3"),
             launch("forwards", wrong, 4, SHARED, "2", "--stages.0.forwards", "3"),
             launch("silent", ill, 2, *short, "--stages.0.steps", "6", ill=silent),
-            launch("killed", ill, 2, *short, "--stages.0.steps", "6", ill=killed),
+            launch("killed", ill, 2, *short, "--stages.0.steps", "6", ill=killed, slow=8),
             launch("alone", ill, 1, *short, "--stages.0.steps", "6"),
         ],
     )
 
 
 def test_any_processes_train_as_one(played):
-    """Four with split weights, two, four with whole ones, one: each goes on where those ended."""
+    """Each goes on where those before ended, in another way."""
     folder, said = played
-    for name in ("one", "first", "second", "third", "fourth"):
+    for name in ("one", "first", "hybrid", "second", "third", "fourth"):
         assert [code for code, _ in said[name]] == [0] * len(said[name]), said[name]
-    for name, steps in (("second", 2), ("third", 4), ("fourth", 6)):
+    for name, steps in (("hybrid", 2), ("second", 3), ("third", 4), ("fourth", 6)):
         assert f"going on in stage 'full' after {steps} steps" in said[name][0][1]
     alone, together = rows_of(folder / "one"), rows_of(folder / "many")
     assert [row["step"] for row in together if "loss" in row] == list(range(1, 8))
@@ -135,6 +149,18 @@ def test_any_processes_train_as_one(played):
                 continue
             assert b[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (name, a["step"])
     one, many = weights(folder / "one"), weights(folder / "many")
+    torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_of_clips_in_pairs(played):
+    """Some without text, inputs of recomputed blocks in host memory."""
+    folder, said = played
+    assert [code for code, _ in said["lora"] + said["loras"]] == [0] * 5, said["loras"]
+    one, many = (rows_of(folder / name) for name in ("lora", "loras"))
+    for a, b in zip(one, many, strict=True):
+        for name in {"loss", "balance", "validation", "dense", "grad_norm"} & a.keys():
+            assert b[name] == pytest.approx(a[name], rel=1e-4), (name, a["step"])
+    one, many = (weights(folder / name, "adapter.safetensors") for name in ("lora", "loras"))
     torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5)
 
 

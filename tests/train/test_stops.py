@@ -86,6 +86,25 @@ def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
     assert [path.name for path in folder.iterdir()] == ["01-00000003"]
 
 
+def test_a_checkpoint_that_not_all_machines_see(project, trained, capsys, monkeypatch):
+    """Another machine's part of it is on a disk of that machine."""
+    shutil.copytree(trained / "training", project / "training")
+    shutil.rmtree(project / "training/checkpoints/01-00000006")
+    real = learner.write_state
+
+    def write_elsewhere(folder, state):
+        real(folder, state)
+        (folder / "state" / "__0_0.distcp").unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learner, "write_state", write_elsewhere)
+        said = refused(project, capsys)
+    assert "checkpoints is not on a disk that all machines of this training share: __0_0.di" in said
+    assert [p.name for p in Checkpoints(project / "training/checkpoints", 2).all()] == [
+        "01-00000003"
+    ]
+
+
 def test_a_full_disk_at_the_very_end(project, trained):
     shutil.copytree(trained / "training", project / "training")
     model = project / "training" / "model.safetensors"
