@@ -49,11 +49,7 @@ def join(settings: Settings) -> Accelerator:
     except (RuntimeError, ValueError, OSError) as error:
         if _world() == 1:
             raise
-        raise NetworkError(
-            f"the processes of this launch do not find each other ({first_line(error)}); see that "
-            "MASTER_ADDR and MASTER_PORT name the first machine and a free port of it, and "
-            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME the network between them."
-        ) from error
+        raise _apart(error) from error
 
 
 def check_network() -> None:
@@ -87,10 +83,16 @@ def ranks_of(settings: Settings, accelerator: Accelerator) -> Ranks:
 
 
 def waiting_group(accelerator: Accelerator) -> dist.ProcessGroup | None:
-    """A group for `together.for_all` whose processes wait for hours; None for one process."""
+    """A group for `together.for_all` whose processes wait for hours; None for one process.
+
+    Raises NetworkError.
+    """
     if accelerator.num_processes == 1:
         return None
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        return dist.new_group(backend="gloo", timeout=_PATIENCE)
+    except RuntimeError as error:
+        raise _apart(error) from error
 
 
 def say_unlike_cards(accelerator: Accelerator) -> None:
@@ -113,6 +115,15 @@ def unlike(cards: Sequence[Card]) -> str | None:
     return (
         f"the cards are unlike ({listed}); each gets the same share, so the smallest decides what "
         "fits and the slowest how long it takes"
+    )
+
+
+def _apart(error: Exception) -> NetworkError:
+    """What to say where PyTorch did not bring the processes together."""
+    return NetworkError(
+        f"the processes of this launch do not find each other ({first_line(error)}); see that "
+        "MASTER_ADDR and MASTER_PORT name the first machine and a free port of it, and "
+        "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME the network between them."
     )
 
 

@@ -5,7 +5,7 @@
 Starting Python costs more than a tiny training does: the processes are forked of one that has
 imported everything, and each plays its rank in every launch. A launch is {"name", "processes",
 "words"}. It may have "split" (FSDP 2), "environment", "slow" (seconds that filling the cache takes
-longer), "ill" ({"rank", "at" (rows logged), "how": "killed" or "silent", "seconds"}).
+longer), "ill" ({"rank", "at" (rows logged), "how": "silent" or a signal, "seconds"}).
 What a rank says goes to NAME.RANK.txt beside the file, what it returns to NAME.RANK.code.
 
 Three things of a machine with GPUs are made up on a CPU: accelerate splits weights, and diffusers
@@ -77,9 +77,10 @@ def falling_ill(ill, rank):
     def add_or_not(log, row):
         rows.append(row)
         if ill and rank == ill["rank"] and len(rows) == ill["at"]:
-            if ill["how"] == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(ill["seconds"])
+            if ill["how"] == "silent":
+                time.sleep(ill["seconds"])
+            else:
+                os.kill(os.getpid(), getattr(signal, ill["how"]))
         add(log, row)
 
     return add_or_not
