@@ -24,6 +24,7 @@ class ModelShape:
 
 
 WAN_1_3B = ModelShape(30, 1536, 8960)
+WAN_5B = ModelShape(30, 3072, 14_336)
 WAN_14B = ModelShape(40, 5120, 13_824)
 
 

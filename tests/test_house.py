@@ -24,7 +24,7 @@ FLOORS = (
     ("video", "pictures"),
     ("data",),
     ("hosts.comfyui", "hosts.diffusers"),
-    ("generate", "train", "nodes"),
+    ("generate", "train", "nodes", "plan"),
     ("inspect",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -36,8 +36,8 @@ OPTIONAL = ("triton", "flash_attn", "flash_attn_interface", "fa3_fwd_interface",
             "httpx", "jinja2")  # fmt: skip
 DOORS = ("attention", "checkpoint", "config", "data.cli", "data.pipeline.stages",
          "data.rows", "data.storyboard", "flops", "generate", "inspect",
-         "kernels", "layout", "pictures.timeline", "routing", "shots", "train", "vae.decode",
-         "video")  # fmt: skip
+         "kernels", "layout", "pictures.timeline", "plan.cli", "routing", "shots", "train",
+         "vae.decode", "video")  # fmt: skip
 
 
 def name_of(path):

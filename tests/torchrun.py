@@ -8,10 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def launch(processes: int, *words: str, **settings: str) -> subprocess.CompletedProcess:
-    """torchrun, in that many processes on this machine."""
+def command(processes: int, *words: str) -> tuple[list[str], dict[str, str]]:
+    """torchrun of that many processes on this machine, and the environment that they need."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **settings}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*start, "--nproc-per-node", str(processes), *words], environment
+
+
+def launch(processes: int, *words: str) -> subprocess.CompletedProcess:
+    """Run it to its end."""
+    start, environment = command(processes, *words)
+    return subprocess.run(start, env=environment, capture_output=True, text=True, check=False)

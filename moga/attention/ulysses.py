@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import MoGAConfig
 from ..kernels import AUTO
 from ..layout import VideoLayout
-from ..parallel import ParallelismError, SequenceShards
+from ..parallel import SequenceShards, check_heads
 from ..parallel.exchange import start_gather, start_to_heads, start_to_tokens
 from ..routing import Routing
 from .layer import moga_attention
@@ -67,11 +67,7 @@ def over_ranks(
     heads, arriving = 0, []
     for t in qkv:
         heads = t.shape[2]
-        if shards.ranks > heads:
-            raise ParallelismError(
-                f"{shards.ranks} processes share a sequence, but q has {heads} heads, and each "
-                f"process needs one; use at most {heads}."
-            )
+        check_heads(heads, shards.ranks)
         arriving.append(start_to_heads(t, shards))
     out = attend(*(wait() for wait in arriving))
     return start_to_tokens(out, heads, shards)()

@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        return _say("stopped.", 130)
+        return say("stopped.", 130)
     except Exception as error:
-        return _say_of(error, 2)
+        return say_of(error, 2)
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -44,14 +44,14 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         film = run(plan)
     except KeyboardInterrupt:
-        return _say(f"stopped.{_kept(options)}", 130)
+        return say(f"stopped.{kept(options)}", 130)
     except (RunError, VideoError, OSError) as error:
-        return _say_of(error, 1, _kept(options))
+        return say_of(error, 1, kept(options))
     print(f"wrote {film}")
     return 0
 
 
-def _kept(options: Options) -> str:
+def kept(options: Options) -> str:
     """Where the latents of this run are, for the end of a message; "" where none are saved."""
     latents = options.latents_out
     if options.latents is not None or not os.path.isfile(latents):
@@ -59,12 +59,14 @@ def _kept(options: Options) -> str:
     return f" The latents are in {latents}: --latents decodes them."
 
 
-def _say_of(error: Exception, status: int, more: str = "") -> int:
+def say_of(error: Exception, status: int, more: str = "") -> int:
+    """Say an error in a sentence, and give the status; raise what is a bug."""
     if (words := sentence(error)) is None:
         raise error
-    return _say(f"{words}{more}", status)
+    return say(f"{words}{more}", status)
 
 
-def _say(words: str, status: int) -> int:
+def say(words: str, status: int) -> int:
+    """Say it where errors are said, and give the status."""
     print(f"moga.generate: {words}", file=sys.stderr)
     return status

@@ -51,8 +51,8 @@ class Memory:
         )
 
 
-def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
-    """The memory of a run."""
+def estimate(options: Options, models: Models, layout: VideoLayout, ranks: int = 1) -> Memory:
+    """The memory of a run, on each device of `ranks` that share the tokens."""
     dtype = DTYPES[options.dtype]
     weights = [transformer.bytes_as(dtype) for transformer in models.transformers]
     others = [part.bytes_as(dtype) for part in models.others]
@@ -60,7 +60,7 @@ def estimate(options: Options, models: Models, layout: VideoLayout) -> Memory:
         weights=sum(weights) + sum(others),
         sampling_weights=max(weights, default=0),
         largest=max(*weights, *others, 0),
-        sampling=layout.tokens * dtype.itemsize * _values_per_token(models),
+        sampling=-(-layout.tokens // ranks) * dtype.itemsize * _values_per_token(models),
         decoding=_VAE_BYTES_PER_PIXEL * dtype.itemsize * options.width * options.height,
         offload=options.offload,
     )

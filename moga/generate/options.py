@@ -71,6 +71,7 @@ class Options:
     dtype: str
     device: str
     offload: str
+    cfg_halves: bool
     plan: bool
 
     @property
@@ -107,7 +108,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m moga.generate",
         description="A film of several shots from a script, with MoGA on Wan 2.1 or 2.2. "
-        "Nothing is downloaded: every file is one that you have.",
+        "Nothing is downloaded: every file is one that you have. On several GPUs: torchrun "
+        "--standalone --nproc-per-node N -m moga.generate ...",
     )
     _add_files(top.add_argument_group("files"))
     film = _adder(top.add_argument_group("film"))
@@ -136,6 +138,9 @@ def parser() -> argparse.ArgumentParser:
     run("--device", default="auto", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     run("--offload", choices=OFFLOADS, default="none",
         help="keep one model, one block or one layer on the GPU (default: all)")  # fmt: skip
+    run("--no-cfg-halves", action="store_false", dest="cfg_halves",
+        help="under torchrun, let all processes share each forward; otherwise, with --cfg and an "
+        "even number of them, one half makes the text's and one the negative's")  # fmt: skip
     run("--plan", action="store_true", help="say what would be made and what it takes, and stop")
     return top
 

@@ -25,6 +25,10 @@ class RunError(MogaError, RuntimeError):
     """A run that came to nothing after it began; the message says why and what is left of it."""
 
 
+class NotNumbersError(RunError):
+    """Latents that aren't numbers; every process that shares in them sees it."""
+
+
 class LatentsLostError(RunError):
     """Latents that no place took."""
 

@@ -14,6 +14,7 @@ from ..files import readable, require_space
 from ..flops import density
 from ..hosts.diffusers import Transformer, check_embeddings, check_lengths
 from ..layout import VideoLayout
+from ..parallel import check_heads
 from ..shots import ShotList
 from ..video.writer import find_ffmpeg
 from .memory import Memory, estimate
@@ -21,6 +22,7 @@ from .models import Models, open_models
 from .options import Options, UsageError
 from .picture import Picture, open_picture
 from .places import prove
+from .sharing import Sharing
 from .tensors import Embeddings, read_embeddings, read_latents
 
 _VIDEO_BITS_PER_PIXEL = 4.0  # what H.264 at crf 18 takes for noise; pictures, a tenth of it
@@ -39,6 +41,7 @@ class Plan:
     models: Models
     layout: VideoLayout
     memory: Memory
+    sharing: Sharing
     latents_size: int
     video_size: int
     picture: Picture | None = None
@@ -71,6 +74,8 @@ class Plan:
                 share = f"{part:.1%} of dense ({transformer.moga.groups} groups)"
             lines.append(f"attention {share}: {transformer.name}")
             lines += _loras(transformer)
+        if self.sharing.processes > 1:
+            lines.append(f"processes {self.sharing.text()}")
         lines += [f"memory    {self.memory.text()}"]
         latents, video = readable(self.latents_size), readable(self.video_size)
         lines += [f"disk      {latents} latents, up to {video} video"]
@@ -93,9 +98,9 @@ def _loras(transformer: Transformer) -> list[str]:
     return lines
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: Options, processes: int = 1) -> Plan:
     """`fit`, and that there is a place for the film, which is proved by writing there."""
-    plan = fit(options)
+    plan = fit(options, processes)
     if options.latents is None and os.path.lexists(options.latents_out):
         raise UsageError(f"{options.latents_out} exists already; choose another --out.")
     prove(options)  # better missed now than after sampling, like room and the program
@@ -104,15 +109,18 @@ def make_plan(options: Options) -> Plan:
     return plan
 
 
-def fit(options: Options) -> Plan:
+def fit(options: Options, processes: int = 1) -> Plan:
     """Read the script and the headers of all files, and hold them against each other.
 
-    Raises ShotScriptError, ShotMismatchError, UsageError, CheckpointError and ConfigError, each
-    with one sentence.
+    processes: that share the work. Raises ShotScriptError, ShotMismatchError, UsageError,
+    CheckpointError, ConfigError and ParallelismError, each with one sentence.
     """
     shots = ShotList.read(options.script, options.fps)
     models = open_models(options)
     _check_experts(options, models)
+    sharing = Sharing.of(options, processes)
+    for transformer in models.transformers:
+        check_heads(transformer.config["num_attention_heads"], sharing.ranks)
     layout = _layout(options, shots, models)
     picture = None
     if options.image is not None:
@@ -131,7 +139,8 @@ def fit(options: Options) -> Plan:
         shots,
         models,
         layout,
-        estimate(options, models, layout),
+        estimate(options, models, layout, sharing.ranks),
+        sharing,
         0 if options.latents else 4 * math.prod(shape),
         int(pixels * _VIDEO_BITS_PER_PIXEL / 8),
         picture,

@@ -7,35 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import DTYPES
-from ..hosts.diffusers import (
-    build_pipeline,
-    check_latents,
-    decode_frames,
-    enable_moga,
-    make_scheduler,
-    shot_inputs,
-)
+from ..hosts.diffusers import check_latents, decode_frames
+from ..parallel.processes import Processes, leave
 from ..pictures.contact_sheet import ContactSheet
 from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
-from .options import DENSE, Options, UsageError
-from .places import LatentsLostError, RunError, save_latents, words_of
+from .loading import device_of, film_inputs, load
+from .places import LatentsLostError, NotNumbersError, RunError, save_latents, words_of
 from .plan import Plan
+from .together import begin
 
 
-def run(plan: Plan) -> Path:
+def run(plan: Plan, processes: Processes | None = None) -> Path | None:
     """Make the film. Returns its path. Whatever goes wrong later, the latents are saved first.
 
+    processes: of which this is one; the path is the main one's, and only it decodes and writes.
     Raises UsageError, and RunError for what cannot be seen before.
     """
     device = device_of(plan.options)
+    if processes is not None and device.type == "cuda":
+        device = torch.device("cuda", processes.local_rank)
     try:
-        return _run(plan, device)
+        return _run(plan, device, processes)
     except torch.OutOfMemoryError:
         raise RunError(
             f"{device} ran out of memory; give --offload model or group, a smaller --size or "
@@ -43,20 +39,19 @@ def run(plan: Plan) -> Path:
         ) from None
 
 
-def device_of(options: Options) -> torch.device:
-    """Where it runs. Raises UsageError for offloading from a CPU."""
-    device = choose_device(options.device)
-    if options.offload != "none" and device.type == "cpu":
-        raise UsageError("--offload moves models to a GPU and back, but --device is cpu; leave it.")
-    return device
-
-
-def _run(plan: Plan, device: torch.device) -> Path:
-    options, pipe = plan.options, load(plan, device)
-    lost = None
-    latents = plan.latents
-    if latents is None:
-        latents = sample(pipe, plan)
+def _run(plan: Plan, device: torch.device, processes: Processes | None) -> Path | None:
+    options, lost, latents = plan.options, None, plan.latents
+    if processes is not None:
+        pipe, inputs = begin(plan, device, processes)
+        latents = sample(pipe, plan, inputs, quiet=not processes.main)
+        leave()  # what happens to the others concerns nobody from here on
+        if not processes.main:
+            return None
+    else:
+        pipe = load(plan, device)
+        if latents is None:
+            latents = sample(pipe, plan, film_inputs(pipe, plan))
+    if plan.latents is None:
         try:
             save_latents(options, latents, settings_of(plan))
             kept = f"saved {options.latents_out}, which --latents decodes with just the VAE"
@@ -74,15 +69,16 @@ def _run(plan: Plan, device: torch.device) -> Path:
     return options.out
 
 
-def sample(pipe: Any, plan: Plan) -> Tensor:
+def sample(pipe: Any, plan: Plan, inputs: dict[str, Any], *, quiet: bool = False) -> Tensor:
     """The latents (1, C, t, h, w) in float32 on the CPU.
 
-    Raises RunError at the first step whose values aren't numbers.
+    inputs: of `film_inputs`. Raises NotNumbersError at the first step whose values aren't numbers.
     """
-    options, inputs = plan.options, film_inputs(pipe, plan)
+    options = plan.options
     if len(plan.models.transformers) > 1:
+        inputs = {**inputs}
         inputs["guidance_scale_2"] = options.cfg if options.cfg_low is None else options.cfg_low
-    pipe.set_progress_bar_config(desc="sampling", unit="step")
+    pipe.set_progress_bar_config(desc="sampling", unit="step", disable=quiet)
     latents = pipe(
         **inputs,
         height=options.height,
@@ -96,19 +92,6 @@ def sample(pipe: Any, plan: Plan) -> Tensor:
         callback_on_step_end_tensor_inputs=["latents"],
     ).frames
     return latents.float().cpu()
-
-
-def film_inputs(pipe: Any, plan: Plan) -> dict[str, Any]:
-    """What the pipeline is called with for the plan's shots, and its first frame if it has one."""
-    options = plan.options
-    text: dict[str, Any] = {"negative_prompt": options.negative}
-    if plan.embeddings is not None:
-        given = plan.embeddings
-        text = {"embeddings": given.prompt, "negative_embeddings": given.negative}
-    inputs = shot_inputs(pipe, plan.shots, **text)
-    if plan.picture is not None:
-        inputs["image"] = plan.picture.image
-    return inputs
 
 
 class _Watch:
@@ -126,7 +109,7 @@ class _Watch:
         low = len(models) > 1 and time < pipe.config.boundary_ratio * times
         image = ", or the VAE that encoded the image," if self.plan.picture is not None else ""
         other = "" if options.dtype == "fp32" else "try --dtype fp32, or "
-        raise RunError(
+        raise NotNumbersError(
             f"{models[low].name}{image} gave values that aren't numbers (NaN or infinite) in step "
             f"{step + 1} of {options.steps}, from latent frame {broken[0]} on; {other}download the "
             "file again."
@@ -160,62 +143,6 @@ def decode(pipe: Any, plan: Plan, latents: Tensor) -> None:
                 f"{options.out} is written, but --contact-sheet {options.contact_sheet} could not "
                 f"be ({words_of(error)})."
             ) from None
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name. Raises UsageError for one that is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(
-            f"--device is {name!r}, which this PyTorch cannot use; give cpu, or leave it out."
-        ) from None
-    return device
-
-
-def load(plan: Plan, device: torch.device) -> Any:
-    """The pipeline of a plan on its device, or ready to be moved there."""
-    options = plan.options
-    pipe = _decoder(plan) if plan.models.pipeline is None else _whole(plan)
-    if options.offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif options.offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    elif options.offload == "group":
-        pipe.enable_group_offload(onload_device=device, offload_type="block_level",
-                                  num_blocks_per_group=1)  # fmt: skip
-    else:
-        pipe.to(device)
-    return pipe
-
-
-def _decoder(plan: Plan) -> WanPipeline:
-    """The VAE alone: decoding has the memory to itself."""
-    vae = plan.models.vae.load(DTYPES[plan.options.dtype])
-    nothing = dict.fromkeys(("tokenizer", "text_encoder", "transformer", "scheduler"))
-    return WanPipeline(vae=vae, **nothing)
-
-
-def _whole(plan: Plan) -> Any:
-    options = plan.options
-    pipe = build_pipeline(
-        plan.models.pipeline,
-        from_image=options.image is not None,
-        boundary=options.boundary,
-        scheduler=make_scheduler(options.scheduler, options.shift),
-        dtype=DTYPES[options.dtype],
-        backend=options.backend,
-    )
-    if options.attention == DENSE:
-        for transformer in filter(None, (pipe.transformer, pipe.transformer_2)):
-            enable_moga(transformer, None)
-    return pipe
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..checkpoint import Routers
 from ..diagnostics import Inspection, Observer, drawn_frames
 from ..files import written_whole
+from ..generate.loading import device_of, film_inputs, load
 from ..generate.places import RunError, save_latents
-from ..generate.run import device_of, film_inputs, load, sample, settings_of
+from ..generate.run import sample, settings_of
 from ..hosts.diffusers import decode_frames, run_at_levels, watch_attention
 from ..layout import VideoLayout
 from ..pictures.kept import KeptFrames
@@ -41,7 +42,7 @@ def run(plan: Plan) -> str:
 def _run(plan: Plan, device: torch.device) -> str:
     pipe, latents = load(plan.film, device), plan.latents
     if latents is None:
-        latents = sample(pipe, plan.film)
+        latents = sample(pipe, plan.film, film_inputs(pipe, plan.film))
         save_latents(plan.options.film, latents, settings_of(plan.film))
         print(f"saved {plan.options.film.latents_out}, which --latents inspects again", flush=True)
     observer = Observer(plan.request, plan.config, _routers(plan))

@@ -4,6 +4,6 @@ DeepSpeed-Ulysses (arXiv 2309.14509) on torch.distributed's own collectives. Eve
 of the tokens with all heads; for attention it gets all tokens with some of the heads.
 """
 
-from .shards import ParallelismError, SequenceShards
+from .shards import ParallelismError, SequenceShards, check_heads
 
-__all__ = ["ParallelismError", "SequenceShards"]
+__all__ = ["ParallelismError", "SequenceShards", "check_heads"]

@@ -67,6 +67,15 @@ def shares(count: int, ranks: int) -> tuple[int, ...]:
     return (each + 1,) * more + (each,) * (ranks - more)
 
 
+def check_heads(heads: int, ranks: int) -> None:
+    """Raise ParallelismError where a rank would have no attention head."""
+    if ranks > heads:
+        raise ParallelismError(
+            f"{ranks} processes share a sequence, but there are {heads} attention heads, and each "
+            f"process needs one; use at most {heads}."
+        )
+
+
 class _Summed(torch.autograd.Function):
     """Every rank computes the same loss of the sum, and has the gradient of its own tokens."""
 

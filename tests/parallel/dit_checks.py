@@ -152,7 +152,7 @@ def check_what_cannot_be_shared_is_refused(rank, ranks):
     call = make_call()
     cases = [
         ({"num_attention_heads": 4}, {"ulysses_degree": ranks}, "the video has 75 tokens"),
-        ({}, {"ulysses_degree": ranks, "ulysses_anything": True}, "has 2 attention heads"),
+        ({}, {"ulysses_degree": ranks, "ulysses_anything": True}, "there are 2 attention heads"),
         (HEADS, {"ring_degree": ranks}, "there is no ring for MoGA"),
         ({"num_attention_heads": 7, "attention_head_dim": 48}, {"ulysses_degree": ranks}, "7 att"),
     ]

@@ -146,7 +146,7 @@ def check_what_cannot_be_shared_is_refused(rank, ranks):
     shards = SequenceShards.of(layout.tokens, dist.group.WORLD)
     few = [own(t, shards)[:, :, : ranks - 1] for t in qkv]
     told = refused(ulysses_attention, few, None, layout, config, shards)
-    assert f"{ranks} processes share a sequence, but q has {ranks - 1} heads" in told
+    assert f"{ranks} processes share a sequence, but there are {ranks - 1} attention heads" in told
     told = refused(SequenceShards.of, ranks - 1, dist.group.WORLD)
     assert f"the video has {ranks - 1} tokens, fewer than the {ranks} processes" in told
 

@@ -22,10 +22,12 @@ from .enable import (
     unwrap,
     watch_attention,
 )
+from .guidance import guide_in_halves
 from .image_encoder import ImageEncoder, load_image_encoder, open_image_encoder
 from .levels import run_at_levels
 from .lora import LoraFile
 from .names import to_wan
+from .parallel import share_sequence
 from .parts import Part, check_together
 from .pipeline import (
     PipelineParts,
@@ -76,6 +78,7 @@ __all__ = [
     "disable_moga",
     "enable_moga",
     "encode_frames",
+    "guide_in_halves",
     "load_image_encoder",
     "load_pipeline",
     "load_routers",
@@ -98,6 +101,7 @@ __all__ = [
     "router_shapes",
     "run_at_levels",
     "save_video",
+    "share_sequence",
     "shot_inputs",
     "to_wan",
     "token_count",

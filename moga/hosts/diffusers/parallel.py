@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from diffusers import ContextParallelConfig
+from diffusers.utils import logging
 from torch import nn
 
-from ...parallel import ParallelismError, SequenceShards
+from ...parallel import ParallelismError, SequenceShards, check_heads
+from ...wan import WIDE_CHANNELS
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+def share_sequence(dit: nn.Module, mesh: DeviceMesh, tokens: int) -> None:
+    """Let the processes of a mesh share every call's `tokens` tokens, with MoGA and without.
+
+    mesh: with the dimensions "ring", of size 1, and "ulysses". Raises ParallelismError.
+    """
+    ranks, heads = mesh["ulysses"].size(), dit.config.num_attention_heads
+    if ranks == 1:
+        return
+    check_heads(heads, ranks)
+    uneven = bool(tokens % ranks or heads % ranks)
+    config = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=uneven, mesh=mesh)
+    # A timestep for each token, which is split too, is what the 5B model alone has.
+    plan = {at: how for at, how in dit._cp_plan.items() if at or _times_tokens(dit)}
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # that it is experimental concerns us, not the user
+    try:
+        dit.enable_parallelism(config=config, cp_plan=plan)
+    finally:
+        logging.set_verbosity(loud)
+
+
+def _times_tokens(dit: nn.Module) -> bool:
+    return dit.config.in_channels == WIDE_CHANNELS
 
 
 def check_parallelism(dit: nn.Module) -> None:
@@ -24,11 +57,7 @@ def check_parallelism(dit: nn.Module) -> None:
             "there is no ring for MoGA: use ContextParallelConfig(ulysses_degree=...)."
         )
     heads, ranks = dit.config.num_attention_heads, config.ulysses_degree
-    if ranks > heads:
-        raise ParallelismError(
-            f"ulysses_degree is {ranks}, but the model has {heads} attention heads, and each "
-            f"process needs one; give at most {heads}."
-        )
+    check_heads(heads, ranks)
     if heads % ranks and not config.ulysses_anything:
         raise ParallelismError(
             f"ulysses_degree is {ranks}, which does not divide the model's {heads} attention "

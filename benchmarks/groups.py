@@ -1,0 +1,124 @@
+"""How uneven groups are where a training of benchmarks/training.py begins: on a CPU, in minutes.
+
+    python benchmarks/groups.py --work work --json benchmarks/results/groups.json
+
+The same weights, drawn at random, and the same routers, clips and VAE, at a smaller picture. Blocks
+are drawn one after the other in the place of one, so that the 14B fits. A step computes as many
+pairs in its groups as `uneven` says, over those of equal groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from measuring import machine
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusers import WanTransformer3DModel
+
+from moga.config import MoGAConfig
+from moga.hosts.diffusers import enable_moga, encode_frames, load_vae
+from moga.routing import Routing, random_routers
+from moga.video.reader import read_frames
+
+ROOT = Path(__file__).resolve().parents[1]
+VAE = ROOT / "recipes" / "demo_model" / "vae.safetensors"
+SIZES = {"1.3b": (12, 30, 8960), "14b": (40, 40, 13824)}
+TEXT = 128
+GROUPS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for the clip")
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.8])
+    parser.add_argument("--frame", default="208x128")
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    latents, rows = clip(given), []
+    for size in given.size:
+        for noise in given.noise:
+            squares = measured(size, latents, noise)
+            row = {"size": size, "noise": noise, "groups": GROUPS}
+            row["uneven"] = round(GROUPS * sum(squares) / len(squares), 3)
+            rows.append({**row, "by_block": [round(GROUPS * one, 2) for one in squares]})
+            print(json.dumps(rows[-1]), flush=True)
+            if given.json:
+                found = {"machine": machine(torch.device("cpu")), "rows": rows}
+                given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def clip(given: argparse.Namespace) -> Tensor:
+    """Latents (1, C, t, h, w) of a storyboard as benchmarks/training.py draws them."""
+    out = given.work / f"clips-{given.frame}-{given.frames}"
+    if not (out / "rows.jsonl").exists():
+        words = ["--count", "1", "--shots", "3", "--frames", given.frames, "--size", given.frame]
+        command = [sys.executable, "-m", "moga.data.storyboard", out, *words, "--fps", 16, "--even"]
+        subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
+    kept = out / "latents.safetensors"
+    if kept.exists():
+        return load_file(kept)["latents"]
+    row = json.loads((out / "rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    width, height = (int(n) for n in given.frame.split("x"))
+    read = read_frames(out / row["video"], fps=16, width=width, height=height, frames=given.frames)
+    chunks = map(torch.from_numpy, read)
+    with torch.no_grad():
+        latents = encode_frames(load_vae(VAE), chunks, given.frames)
+    save_file({"latents": latents.contiguous()}, kept)
+    return latents
+
+
+@torch.no_grad()
+def measured(size: str, latents: Tensor, noise: float) -> list[float]:
+    """Of each block, the sum of the squares of its groups' shares."""
+    heads, layers, inner = SIZES[size]
+    torch.manual_seed(0)
+    dit = WanTransformer3DModel(
+        attention_head_dim=128, text_dim=TEXT, in_channels=16, out_channels=16,
+        num_attention_heads=heads, num_layers=1, ffn_dim=inner,
+    )  # fmt: skip
+    draw(dit)
+    routers = random_routers(heads * 128, GROUPS, layers)
+    enable_moga(dit, MoGAConfig(GROUPS), {0: routers[0]})
+    block, squares = dit.blocks[0], []
+
+    def draw_next(module: nn.Module, _: tuple) -> None:
+        draw(module)
+        module.attn1.router.load_state_dict(routers[len(squares)])
+
+    def note(module: nn.Module, _: tuple, routing: Routing) -> None:
+        share = routing.sizes()[0] / routing.group.shape[1]
+        squares.append(float((share**2).sum()))
+
+    block.register_forward_pre_hook(draw_next)
+    block.attn1.router.register_forward_hook(note)
+    dit.blocks = nn.ModuleList([block] * layers)
+    dit(
+        hidden_states=torch.lerp(latents, torch.randn_like(latents), noise),
+        timestep=torch.tensor([noise * 1000]),
+        encoder_hidden_states=torch.randn(1, 512, TEXT),
+        return_dict=False,
+    )
+    assert len(squares) == layers
+    return squares
+
+
+def draw(module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if "router" not in name:
+            norm = "norm" in name and name.endswith("weight")
+            tensor.fill_(1) if norm else tensor.normal_(0, 0.02)
+
+
+if __name__ == "__main__":
+    main()
