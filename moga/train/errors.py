@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ..errors import MogaError
 
+Raised = TypeVar("Raised", bound=Exception)
 # Lost processes: what one of them raises, the others wait for in vain.
 NETWORK: tuple[type[Exception], ...] = ()
 if torch.distributed.is_available():
@@ -23,7 +25,7 @@ class TrainingError(MogaError, RuntimeError):
     """A training that cannot go on; the message says why, and what is safe."""
 
 
-def everywhere(error: Exception) -> Exception:
+def everywhere(error: Raised) -> Raised:
     """Mark an error that every process meets alike, so that one of them tells of it."""
     error.everywhere = True
     return error
@@ -84,7 +86,9 @@ def loading(path: Path) -> Iterator[None]:
     except Exception as error:  # of torch, pickle, safetensors, zip files
         if is_network(error):
             raise
-        raise TrainingError(
-            f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {error}); delete it "
-            "to go on from the one before."
+        raise everywhere(
+            TrainingError(
+                f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {error}); delete "
+                "it to go on from the one before."
+            )
         ) from error

@@ -16,7 +16,7 @@ from .cache.reader import CachedClip
 from .cache.spec import text_file
 from .checkpoints import Progress
 from .context import RunContext
-from .errors import TrainingError
+from .errors import TrainingError, everywhere
 from .evaluation import Evaluation
 from .export import export
 from .learner import Learned, Learner, NotFiniteError
@@ -99,10 +99,13 @@ class StageRun:
         try:
             return self.learner.step(batches_of_step)
         except NotFiniteError as error:
-            raise TrainingError(
-                f"the {error.what} of step {self.learner.done + 1} in stage {self.stage.name!r} is "
-                f"not a number, on {', '.join(error.clips)}; look at these clips or lower the "
-                f"learning rate, and start again{self.context.checkpoints.safe()}."
+            raise everywhere(
+                TrainingError(
+                    f"the {error.what} of step {self.learner.done + 1} in stage "
+                    f"{self.stage.name!r} is not a number, on {', '.join(error.clips)}; look at "
+                    "these clips or lower the learning rate, and start again"
+                    f"{self.context.checkpoints.safe()}."
+                )
             ) from None
 
     def _log(self, learned: Learned, start: float) -> None:
