@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate.utils import load
 from safetensors.torch import load_file
 
 
@@ -18,7 +18,7 @@ def read_older(folder: Path, optimized: Sequence[str], averaged: Sequence[str]) 
     """
     model = load_file(folder / "model.safetensors")
     state = {f"model.{name.removeprefix('module.')}": tensor for name, tensor in model.items()}
-    optimizer = torch.load(folder / "optimizer.bin", map_location="cpu", weights_only=True)
+    optimizer = load(folder / "optimizer.bin", map_location="cpu", weights_only=True)
     for index, held in optimizer["state"].items():
         state |= {f"optimizer.{optimized[index]}.{key}": value for key, value in held.items()}
     if averaged:

@@ -26,6 +26,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from diffusers.hooks import context_parallel
+from safetensors.torch import save_file
 
 import moga.train.evaluation
 import moga.train.run
@@ -47,7 +48,7 @@ def begin_as_if_accelerated(state, *args, **kwargs):
 
 def with_latents(pipe, latents, film, path):
     write_film(pipe, latents, film, path)
-    torch.save(latents, path.with_suffix(".pt"))
+    save_file({"latents": latents}, path.with_suffix(".safetensors"))
 
 
 def environment(launch, rank):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from training_runs import furnish, kept, weights
 from training_runs import log as rows_of
 
@@ -169,11 +169,13 @@ def test_an_adapter_of_clips_in_pairs(played):
 
 def test_films_of_a_shared_model(played):
     folder, _ = played
-    films = [sorted((folder / name / "training/films").glob("*.pt")) for name in ("one", "many")]
+    films = [
+        sorted((folder / name / "training/films").glob("*.safetensors")) for name in ("one", "many")
+    ]
     assert [film.name for film in films[0]] == [film.name for film in films[1]]
     assert len(films[0]) == 2
     for one, many in zip(*films, strict=True):
-        torch.testing.assert_close(torch.load(many), torch.load(one), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(load_file(many), load_file(one), rtol=1e-3, atol=1e-4)
 
 
 def test_what_a_checkpoint_holds_is_spread_over_its_processes(played):
