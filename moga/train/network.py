@@ -15,8 +15,6 @@ from torch import distributed as dist
 
 from ..errors import MogaError
 from .errors import everywhere, first_line
-from .ranks import Ranks
-from .read_settings import SettingsError
 from .settings import Settings
 from .sharding import sharding
 
@@ -72,14 +70,6 @@ def check_network() -> None:
                 "give torchrun --master-addr the address of the first machine, 127.0.0.1 where "
                 "there is one."
             ) from None
-
-
-def ranks_of(settings: Settings, accelerator: Accelerator) -> Ranks:
-    """Raises SettingsError where the settings do not fit the launch."""
-    try:
-        return Ranks.of(settings, accelerator)
-    except SettingsError as error:
-        raise everywhere(error) from None
 
 
 def waiting_group(accelerator: Accelerator) -> dist.ProcessGroup | None:

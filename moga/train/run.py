@@ -22,7 +22,7 @@ from .errors import with_others
 from .folders import alone_in
 from .inputs import Inputs, cache_spec, read_inputs
 from .log import Log
-from .network import join, ranks_of, say_unlike_cards, waiting_group
+from .network import join, say_unlike_cards, waiting_group
 from .preview import standing
 from .provenance import metadata, write_settings
 from .ranks import Ranks
@@ -50,10 +50,10 @@ def run(settings: Settings) -> Path:
     Raises what `check` raises, RowsError, CacheError and TrainingError.
     """
     accelerator = join(settings)
-    ranks, waiting = ranks_of(settings, accelerator), waiting_group(accelerator)
-    spec = cache_spec(settings, accelerator.device)
+    waiting, spec = waiting_group(accelerator), cache_spec(settings, accelerator.device)
     with ExitStack() as alone, with_others(_checkpoints(settings).safe):
-        for_all(accelerator, lambda: check(settings), waiting)
+        for_all(accelerator, lambda: _check(settings, accelerator), waiting)
+        ranks = Ranks.of(settings, accelerator)
         say_unlike_cards(accelerator)
         start = for_all(accelerator, lambda: _start(settings, ranks, spec, alone), waiting)
         for_all(accelerator, lambda: _fill(spec, start.inputs), waiting)
@@ -73,6 +73,11 @@ def fill_cache(settings: Settings, jobs: int = 1) -> None:
         _fill(spec, read_inputs(settings), jobs)
 
     for_all(accelerator, fill, waiting)
+
+
+def _check(settings: Settings, accelerator: Accelerator) -> None:
+    check(settings)
+    Ranks.of(settings, accelerator)  # raises where they do not come out even
 
 
 def _start(settings: Settings, ranks: Ranks, spec: CacheSpec, alone: ExitStack) -> Start:

@@ -33,5 +33,6 @@ def for_all(
         broadcast_object_list(outcome)
     result, error = outcome
     if error is not None:
+        accelerator.wait_for_everyone()  # one that left would break what others still connect
         raise error
     return result

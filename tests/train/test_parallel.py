@@ -60,7 +60,7 @@ def project(folder, materials):
 
 def launch(name, folder, processes, *words, **more):
     """One of LAUNCHES; films and validation losses on the way."""
-    words = [str(folder / "config.toml"), *words]
+    words = [str(folder / "config.toml"), "--parallel.timeout", "3", *words]
     return {"name": name, "processes": processes, "words": words, **more}
 
 
