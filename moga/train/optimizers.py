@@ -34,8 +34,12 @@ def names_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
 
 def state_of(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:
     """What an optimizer remembers: "weight.key" to a tensor, or a number."""
-    held = optimizer.state_dict()["state"]
-    return {f"{names[i]}.{key}": value for i, of in held.items() for key, value in of.items()}
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{name}.{key}": value
+        for name, weight in zip(names, weights, strict=True)
+        for key, value in optimizer.state.get(weight, {}).items()
+    }
 
 
 def set_state(optimizer: torch.optim.Optimizer, names: list[str], state: Mapping[str, Any]) -> None:
