@@ -14,12 +14,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import ContextParallelConfig, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from .errors import everywhere
 from .read_settings import SettingsError
 from .settings import Settings, Stage
 
@@ -86,9 +88,7 @@ class Ranks:
         """Let this process's group run the model together, on one sequence."""
         if self.sequence == 1:
             return
-        config = ContextParallelConfig(
-            ulysses_degree=self.sequence, ulysses_anything=True, mesh=self._mesh
-        )
+        config = self._config()
         # It is called experimental there, by every process, and what isn't split is told of later.
         logging.getLogger("diffusers.hooks.context_parallel").setLevel(logging.ERROR)
         said = logging.getLogger("diffusers.models.modeling_utils")
@@ -98,6 +98,23 @@ class Ranks:
             dit.enable_parallelism(config=config)
         finally:
             said.setLevel(level)
+
+    def _config(self) -> Any:
+        """What diffusers is told. Raises SettingsError for one that cannot be told it."""
+        mesh = self._mesh
+        try:
+            from diffusers import ContextParallelConfig
+
+            return ContextParallelConfig(
+                ulysses_degree=self.sequence, ulysses_anything=True, mesh=mesh
+            )
+        except (ImportError, TypeError):
+            raise everywhere(
+                SettingsError(
+                    f"parallel.sequence is {self.sequence}, which needs a newer diffusers; install "
+                    "0.42 or later."
+                )
+            ) from None
 
     @cached_property
     def _mesh(self) -> DeviceMesh:
