@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,18 +186,19 @@ def steps_of(command: list[str], log: Path, steps: int) -> tuple[list[dict[str, 
     """The rows of that many steps, and what the training said; it is ended after them."""
     said = log.parent.parent / "said.txt"
     with said.open("w") as words:
-        child = subprocess.Popen(
-            command, stdout=words, stderr=words, cwd=ROOT, start_new_session=True
-        )
+        child = subprocess.Popen(command, stdout=words, stderr=words, cwd=ROOT)
         rows: list[dict[str, Any]] = []
         while child.poll() is None and len(rows) < steps:
             time.sleep(0.5)
             lines = log.read_text().splitlines() if log.exists() else []
             rows = [json.loads(line) for line in lines if line.endswith("}")]
             rows = [row for row in rows if "loss" in row]
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.terminate()  # a launcher ends what it started
+        try:
+            child.wait(90)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
     return rows, said.read_text(errors="replace")
 
 
