@@ -45,14 +45,14 @@ def join(settings: Settings) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
         )
     except (RuntimeError, ValueError, OSError) as error:
-        if _world() == 1:
+        if launched() == 1:
             raise
         raise _apart(error) from error
 
 
 def check_network() -> None:
     """Raise NetworkError for a launch whose processes can't find or understand each other."""
-    if _world() == 1:
+    if launched() == 1:
         return
     if torch.cuda.is_available() and not dist.is_nccl_available():
         raise everywhere(
@@ -117,5 +117,6 @@ def _apart(error: Exception) -> NetworkError:
     )
 
 
-def _world() -> int:
+def launched() -> int:
+    """How many processes were launched for this training."""
     return int(os.environ.get("WORLD_SIZE", 1))

@@ -22,7 +22,7 @@ from .errors import with_others
 from .folders import alone_in
 from .inputs import Inputs, cache_spec, read_inputs
 from .log import Log
-from .network import join, say_unlike_cards, waiting_group
+from .network import join, launched, say_unlike_cards, waiting_group
 from .preview import standing
 from .provenance import metadata, write_settings
 from .ranks import Ranks
@@ -49,6 +49,8 @@ def run(settings: Settings) -> Path:
     Started again after whatever interruption, it goes on from its last whole checkpoint.
     Raises what `check` raises, RowsError, CacheError and TrainingError.
     """
+    if launched() == 1:
+        check(settings)
     accelerator = join(settings)
     waiting, spec = waiting_group(accelerator), cache_spec(settings, accelerator.device)
     with ExitStack() as alone, with_others(_checkpoints(settings).safe):
@@ -65,19 +67,17 @@ def fill_cache(settings: Settings, jobs: int = 1) -> None:
 
     Raises what `check` raises, RowsError and CacheError.
     """
+    check(settings)
     accelerator = join(settings)
     waiting, spec = waiting_group(accelerator), cache_spec(settings, accelerator.device)
-
-    def fill() -> None:
-        check(settings)
-        _fill(spec, read_inputs(settings), jobs)
-
-    for_all(accelerator, fill, waiting)
+    for_all(accelerator, lambda: _fill(spec, read_inputs(settings), jobs), waiting)
 
 
 def _check(settings: Settings, accelerator: Accelerator) -> None:
-    check(settings)
-    Ranks.of(settings, accelerator)  # raises where they do not come out even
+    """What several processes find out together, so that one tells of it; one has done it before."""
+    if accelerator.num_processes > 1:
+        check(settings)
+    Ranks.of(settings, accelerator)
 
 
 def _start(settings: Settings, ranks: Ranks, spec: CacheSpec, alone: ExitStack) -> Start:

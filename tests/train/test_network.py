@@ -35,6 +35,9 @@ def test_a_wrong_request(project, capsys, words, message):
 
 
 def test_a_sequence_for_more_processes_than_there_are(project, capsys):
+    config = project / "config.toml"
+    two = "[model.scratch]\nheads = 2\nlayers = 1\nffn = 64\ntext = 32\n"
+    config.write_text(config.read_text().replace('[model]\nfile = "wan.safetensors"\n', two))
     said = refused(project, capsys, "--parallel.sequence", "2")
     assert "parallel.sequence is 2, which does not divide the 1 process of this launch" in said
 
