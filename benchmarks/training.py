@@ -3,6 +3,13 @@
     python benchmarks/training.py --work work --json training.json recipes/train_wan_1.3b_80gb.toml
 
 Each stage by itself, until `--steps` steps are logged; then it is ended, before it writes anything.
+On several cards of one machine, with weights split over them, and a clip shared as the recipe says:
+
+    python benchmarks/training.py --work work --json training-4.json --processes 4 \\
+        recipes/train_wan_14b_lora_4x80gb.toml
+    python benchmarks/training.py --work work --json training-4.json --processes 4 --host-weights \\
+        recipes/train_wan_14b_4x80gb.toml
+
 Clips are storyboards, VAE and text encoder those of the demo (recipes/demo_model): latents have
 Wan's size, and texts are 512 tokens as Wan's, of a narrower encoder.
 """
@@ -60,6 +67,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--size", choices=SIZES, help="of the model (default: by the file's name)")
     parser.add_argument("--frame", help="WxH instead of the recipe's")
+    parser.add_argument("--processes", type=int, default=1, help="one for each card")
+    parser.add_argument("--sequence", type=int, help="processes to a clip, instead of the recipe's")
+    parser.add_argument(
+        "--host-weights", action="store_true", help="split weights wait in the host's memory"
+    )
     parser.add_argument("--memory", type=float, help="GiB of the card to be imitated")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -132,6 +144,7 @@ def measured(
     files = {"rows": clips, "vae": MODELS / "vae.safetensors", "cache": options.work / "cache"}
     files["text_encoder"] = MODELS / "text_encoder.safetensors"
     data = {**recipe["data"], **{name: str(path.absolute()) for name, path in files.items()}}
+    sequence = options.sequence or recipe.get("parallel", {}).get("sequence", 1)
     if options.frame:
         data["width"], data["height"] = (int(n) for n in options.frame.split("x"))
     own = {
@@ -139,20 +152,34 @@ def measured(
         "model": {**recipe["model"], "file": str(model.absolute())},
         "save": {"folder": str(folder), "every": 10**6},
         "log": {},
+        "parallel": {**recipe.get("parallel", {}), "sequence": sequence},
         "stages": [{**stage, "steps": 10**6}],
     }
     config = options.work / "training.toml"
     config.write_text(toml({**recipe, **own}), encoding="utf-8")
     limit = [] if options.memory is None else ["--memory", str(options.memory)]
-    command = [sys.executable, __file__, "--child", *limit, str(config)]
+    command = [*launcher(options), __file__, "--child", *limit, str(config)]
     rows, words = steps_of(command, folder / "log.jsonl", options.steps)
     found = {"stage": stage["name"], "seconds": stage["seconds"], "memory": options.memory}
+    found |= {"processes": options.processes, "sequence": sequence}
     if len(rows) < options.steps:
         return {**found, "failed": words[-600:]}
     steady = statistics.median(row["seconds"] for row in rows[2:])
     found |= {"first_step_s": rows[0]["seconds"], "step_s": round(steady, 3)}
     found |= {"peak_gb": max(row.get("peak_gb", 0) for row in rows)}
     return {**found, "steps": stage["steps"], "hours": round(steady * stage["steps"] / 3600, 1)}
+
+
+def launcher(options: argparse.Namespace) -> list[str]:
+    """What starts a Python file once for every card."""
+    if options.processes == 1:
+        return [sys.executable]
+    words = ["--num_processes", str(options.processes), "--num_machines", "1"]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the recipe says how
+    words += ["--use_fsdp", "--fsdp_version", "2"]
+    if options.host_weights:
+        words += ["--fsdp_offload_params", "true"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *words]
 
 
 def steps_of(command: list[str], log: Path, steps: int) -> tuple[list[dict[str, Any]], str]:
@@ -166,8 +193,12 @@ def steps_of(command: list[str], log: Path, steps: int) -> tuple[list[dict[str, 
             lines = log.read_text().splitlines() if log.exists() else []
             rows = [json.loads(line) for line in lines if line.endswith("}")]
             rows = [row for row in rows if "loss" in row]
-        child.kill()
-        child.wait()
+        child.terminate()  # a launcher ends what it started
+        try:
+            child.wait(90)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
     return rows, said.read_text(errors="replace")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
@@ -51,8 +51,10 @@ def check(settings: Settings) -> int:
         for name in ("width", "height"):
             size = getattr(settings.data, name)
             problems += _wrong(partial(check_multiple, f"data.{name}", size, pixels))
+        problems += _wrong(lambda: _check_tokens(settings, pixels))
     if transformer:
         problems += _wrong(lambda: _check_lora(settings, transformer.config["num_layers"]))
+        problems += _wrong(lambda: _check_heads(settings, transformer.config))
     if transformer and text:
         problems += _wrong(lambda: check_together(transformer, text_encoder=text))
     if problems:
@@ -187,6 +189,28 @@ def _groups_of(file: TensorFile) -> int:
             f"({', '.join(map(str, sorted(sizes)))}); use a whole file of routers."
         )
     return sizes.pop()
+
+
+def _check_heads(settings: Settings, config: Mapping[str, Any]) -> None:
+    """Raise SettingsError where a process that shares a clip would have no head to attend with."""
+    sequence, heads = settings.parallel.sequence, config["num_attention_heads"]
+    if sequence > heads:
+        raise SettingsError(
+            f"parallel.sequence is {sequence}, but the model has {heads} attention "
+            f"{'head' if heads == 1 else 'heads'}, and each process needs one; give {heads} or "
+            "fewer."
+        )
+
+
+def _check_tokens(settings: Settings, pixels: int) -> None:
+    """Raise SettingsError where the shortest clip, of one frame, has no token for a process."""
+    data, sequence = settings.data, settings.parallel.sequence
+    tokens = (data.width // pixels) * (data.height // pixels)
+    if sequence > max(tokens, 1):
+        raise SettingsError(
+            f"parallel.sequence is {sequence}, but a frame of {data.width}x{data.height} has "
+            f"{tokens} tokens, and each process needs one; give {tokens} or fewer."
+        )
 
 
 def _check_lora(settings: Settings, layers: int) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from ..files import require_space
 from .contents import digest_of
-from .errors import NO_DISK, TrainingError, writing
+from .errors import NO_DISK, TrainingError, everywhere, is_network, writing
 
 _NAME = re.compile(r"(\d{2})-(\d{8})")
 PROGRESS = "progress.json"
@@ -154,10 +154,14 @@ class Checkpoints:
         except NO_DISK:
             raise
         except (OSError, RuntimeError, SafetensorError) as error:
+            if is_network(error):
+                raise
             shutil.rmtree(part, ignore_errors=True)
-            raise TrainingError(
-                f"the checkpoint of step {progress.step} could not be written to {self.folder} "
-                f"({error}); make room and start again{self.safe()}."
+            raise everywhere(
+                TrainingError(
+                    f"the checkpoint of step {progress.step} could not be written to {self.folder} "
+                    f"({error}); make room and start again{self.safe()}."
+                )
             ) from error
 
     def safe(self) -> str:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from .cache.spec import CacheSpec
 from .checkpoints import Checkpoints
 from .log import Log
+from .ranks import Ranks
 from .settings import Settings
 from .validation import Film
 from .workspace import Workspace
@@ -25,6 +26,7 @@ class RunContext:
 
     settings: Settings
     accelerator: Accelerator
+    ranks: Ranks
     spec: CacheSpec
     workspace: Workspace
     checkpoints: Checkpoints

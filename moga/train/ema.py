@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class Ema:
-    """The average of a model's trained weights; of this process's share where they are split.
+    """The average of a model's trained weights, spread over processes where they are.
 
-    decay: of the average in a long training; it starts lower, as in diffusers' EMAModel.
+    parameters: by their names. decay: of the average in a long training; it starts lower, as in
+    diffusers' EMAModel.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self._parameters = [_local(p) for p in parameters if p.requires_grad]
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._spread = parameters
+        self._parameters = [_local(p) for p in parameters.values()]
         self._average = EMAModel(self._parameters, decay=decay, foreach=True)
 
     def step(self) -> None:
@@ -36,18 +36,31 @@ class Ema:
         finally:
             self._average.restore(self._parameters)
 
-    def save(self, path: Path) -> None:
-        tensors = {str(i): t.contiguous() for i, t in enumerate(self._average.shadow_params)}
-        save_file(tensors, path, {"step": str(self._average.optimization_step)})
+    def tensors(self) -> dict[str, Tensor]:
+        """The average by the weights' names, sharing its storage: writing there sets it."""
+        pairs = zip(self._spread.items(), self._average.shadow_params, strict=True)
+        return {name: _as(parameter, average) for (name, parameter), average in pairs}
 
-    def load(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            for i, tensor in enumerate(self._average.shadow_params):
-                tensor.copy_(file.get_tensor(str(i)))
-            self._average.optimization_step = int(file.metadata()["step"])
+    def begin_at(self, step: int) -> None:
+        """Go on as after `step` steps."""
+        self._average.optimization_step = step
 
 
 def _local(parameter: nn.Parameter) -> Tensor:
     """The part of a parameter that lies in this process, sharing its storage."""
-    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     return local.detach().requires_grad_(True)
+
+
+def _as(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """What lies in this process of something that is spread as `parameter`."""
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ..errors import MogaError
 
+Raised = TypeVar("Raised", bound=Exception)
 # Lost processes: what one of them raises, the others wait for in vain.
 NETWORK: tuple[type[Exception], ...] = ()
 if torch.distributed.is_available():
     NETWORK = (torch.distributed.DistError,)
+_GLOO = ("gloo/transport", "Connection closed by peer", "Timed out waiting")  # in RuntimeErrors
 NO_DISK = (torch.OutOfMemoryError, *NETWORK)  # RuntimeErrors that no disk raises
 
 
 class TrainingError(MogaError, RuntimeError):
     """A training that cannot go on; the message says why, and what is safe."""
+
+
+def everywhere(error: Raised) -> Raised:
+    """Mark an error that every process meets alike, so that one of them tells of it."""
+    error.everywhere = True
+    return error
+
+
+def is_network(error: BaseException) -> bool:
+    """Whether an error says that other processes are lost, or do not answer."""
+    words = str(error)
+    return isinstance(error, NETWORK) or (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, MogaError)
+        and any(sign in words for sign in _GLOO)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What PyTorch says of the network, without where in its sources it does."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
+
+
+@contextmanager
+def with_others(safe: Callable[[], str]) -> Iterator[None]:
+    """Tell of other processes that are lost. safe: from where it goes on. Raises TrainingError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_network(error):
+            raise
+        why = first_line(error)
+        raise everywhere(
+            TrainingError(
+                "another process of this training has ended, or does not answer (parallel.timeout "
+                f"says how long it may take): {why}; see what it said, and start again{safe()}."
+            )
+        ) from error
 
 
 @contextmanager
@@ -41,8 +83,12 @@ def loading(path: Path) -> Iterator[None]:
         yield
     except NO_DISK:
         raise
-    except Exception as error:  # of accelerate, torch, pickle, safetensors, zip files
-        raise TrainingError(
-            f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {error}); delete it "
-            "to go on from the one before."
+    except Exception as error:  # of torch, pickle, safetensors, zip files
+        if is_network(error):
+            raise
+        raise everywhere(
+            TrainingError(
+                f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {error}); delete "
+                "it to go on from the one before."
+            )
         ) from error

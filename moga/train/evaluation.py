@@ -18,7 +18,7 @@ from torch import nn
 
 from ..shots.script import shorten
 from .context import RunContext
-from .errors import NETWORK, TrainingError, writing
+from .errors import TrainingError, is_network, writing
 from .together import for_all
 from .validation import Film, FixedClips, sample, write_film
 
@@ -32,14 +32,14 @@ class Evaluation:
 
     A thing to evaluate goes by its name: LOSS, or that of a film.
     fixed: what the loss is measured on. dense: measure it with plain attention, too, at the start.
-    sharded: whether a process needs the others to run the model.
+    together: whether a process needs the others to run the model.
     """
 
     run: RunContext
     index: int
     fixed: FixedClips | None
     dense: bool
-    sharded: bool
+    together: bool
 
     def due(self, step: int, *, first: bool = False) -> list[str]:
         """Names of what to evaluate after `step` steps.
@@ -58,7 +58,7 @@ class Evaluation:
         """Measure the loss, or sample a film.
 
         Raises only what ends a training anyway: lost processes, a disk that takes no log, and with
-        split weights whatever stops one process while the others wait for it.
+        a model that is shared whatever stops one process while the others wait for it.
         """
         main = self.run.accelerator.is_main_process
         if main:
@@ -89,10 +89,10 @@ class Evaluation:
             self.run.workspace.evaluating.unlink(missing_ok=True)
 
     def _goes_on_after(self, error: Exception) -> bool:
-        if isinstance(error, NETWORK):
+        if is_network(error):
             return False
         # Of ours is what all processes meet alike, in the same place.
-        return not self.sharded or isinstance(error, TrainingError)
+        return not self.together or isinstance(error, TrainingError)
 
     def _undone(self, step: int, names: list[str]) -> list[str]:
         """Those that were not evaluated before, and have not ended the process too often."""

@@ -23,9 +23,12 @@ from .errors import loading
 from .export import unrounded
 from .model import base_of, build, parameter_groups, router_parameters
 from .objective import Losses, losses
-from .optimizers import make_optimizer
+from .older import read_older
+from .optimizers import make_optimizer, names_of, set_state, state_of
+from .ranks import Ranks
 from .settings import Settings, Stage
 from .sharding import forget_gathered, is_sharded
+from .state import StoredState, put, spread, write_state
 
 
 class NotFiniteError(ArithmeticError):
@@ -51,15 +54,21 @@ class Learner:
     """
 
     def __init__(
-        self, settings: Settings, stage: Stage, earlier: Path | None, accelerator: Accelerator
+        self,
+        settings: Settings,
+        stage: Stage,
+        earlier: Path | None,
+        accelerator: Accelerator,
+        ranks: Ranks,
     ) -> None:
-        self.settings, self.stage, self.earlier = settings, stage, earlier
+        self.settings, self.stage, self.earlier, self.ranks = settings, stage, earlier, ranks
         self.accelerator, self.sharded = accelerator, is_sharded(accelerator)
         narrow = settings.optimizer.precision == "bf16" and not self.sharded
         self.frozen = torch.bfloat16 if narrow else torch.float32
         dit = build(settings, stage, earlier, self.frozen)
         self.config: MoGAConfig | None = moga_config(dit)
-        accelerator.gradient_accumulation_steps = stage.accumulate
+        ranks.share(dit)
+        accelerator.gradient_accumulation_steps = ranks.accumulate(stage)
         optimizer = make_optimizer(settings.optimizer, parameter_groups(dit, stage))
         self.model, self.optimizer = accelerator.prepare(dit, optimizer)
         self.schedule = get_scheduler(
@@ -68,7 +77,7 @@ class Learner:
             num_warmup_steps=settings.optimizer.warmup,
             num_training_steps=stage.steps,
         )
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.trained = {n: p for n, p in self.dit.named_parameters() if p.requires_grad}
         self.routers = router_parameters(self.model)
         decay = settings.optimizer.ema
         self.ema = Ema(self.trained, decay) if decay else None
@@ -80,7 +89,7 @@ class Learner:
         return unwrap(self.model)
 
     def step(self, batches: Iterable[Batch]) -> Learned:
-        """One step of the optimizer, on `stage.accumulate` batches. Raises NotFiniteError."""
+        """One step of the optimizer, on this process's batches of it. Raises NotFiniteError."""
         parts: list[Losses] = []
         clips: list[str] = []
         for batch in batches:
@@ -104,20 +113,21 @@ class Learner:
         with accelerator.accumulate(self.model):
             with accelerator.autocast():
                 part = losses(self.model, batch, objective.shift)
-            accelerator.backward(part.total(objective.balance))
+            accelerator.backward(part.total(objective.balance) * self.ranks.loss_scale)
         return part
 
     def _refuse_nan(self, what: str, value: Tensor, clips: list[str]) -> None:
         bad = ~torch.isfinite(value).to(self.accelerator.device)
         if self.accelerator.reduce(bad.float(), "sum").item():
-            raise NotFiniteError(what, gather_object(clips if bad else []))
+            found = gather_object(clips if bad else [])
+            raise NotFiniteError(what, list(dict.fromkeys(found)))  # some share a clip
 
     def _clip(self) -> dict[str, float]:
         """Clip the gradients. Returns their norms as they were before."""
         clip = self.settings.optimizer.clip
         routers = [p.grad for p in self.routers if p.grad is not None]
         router_norm = torch.nn.utils.get_total_norm(routers) if routers else None
-        norm = self.accelerator.clip_grad_norm_(self.trained, clip or float("inf"))
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), clip or float("inf"))
         norms = {"grad_norm": _number(norm)}
         return norms if router_norm is None else {**norms, "router_grad_norm": _number(router_norm)}
 
@@ -164,43 +174,67 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Write all that `load` needs to go on: of the model what is trained, as the rest is in the
         files that it was made from. All processes call it."""
-        hook = self.accelerator.register_save_state_pre_hook(_drop_frozen)
-        try:
-            self.accelerator.save_state(folder)
-        finally:
-            hook.remove()
-        if self.ema is not None and (self.sharded or self.accelerator.is_main_process):
-            self.ema.save(folder / self._ema_file)
+        optimizer = state_of(self._optimizer, self._optimized)
+        held = {f"optimizer.{name}": value for name, value in optimizer.items()}
+        write_state(folder, self._weights() | held)
 
     def load(self, folder: Path, step: int) -> None:
-        """Go on from where `save` was called, with `step` steps done. Raises TrainingError."""
+        """Go on from where `save` was called, with `step` steps done, by whatever number of
+        processes. All call it. Raises TrainingError."""
         with loading(folder):
-            # Frozen weights aren't in it. A file that lacks others isn't as it was written.
-            self.accelerator.load_state(folder, **({} if self.sharded else {"strict": False}))
-            if self.ema is not None:
-                self.ema.load(folder / self._ema_file)
+            optimizer = (
+                self._read(folder) if StoredState.is_in(folder) else self._read_older(folder)
+            )
+            set_state(self._optimizer, self._optimized, optimizer)
+        if self.ema is not None:
+            self.ema.begin_at(step)
         self.schedule.last_epoch = step
+        groups, rates = self._optimizer.param_groups, self.schedule.base_lrs
+        for group, rate, factor in zip(groups, rates, self.schedule.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(step)
         self.done = step
 
-    def saved_bytes(self) -> int:
-        """About what `save` writes: each trained weight, and two or three numbers for it."""
-        kept = self.dit.parameters() if self.sharded else self.trained
-        weights = sum(p.numel() * p.element_size() for p in kept)
-        trained = sum(p.numel() for p in self.trained)
-        return weights + trained * 4 * (3 if self.ema else 2)
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """Fill the weights, and return what the optimizer remembers."""
+        stored, prefix = StoredState(folder), "optimizer."
+        held = {}
+        for name in (name for name in stored.names() if name.startswith(prefix)):
+            weight = name.removeprefix(prefix).rpartition(".")[0]
+            held[name] = stored.like(name, self.trained[weight])
+        both = self._weights() | held
+        stored.read(both)
+        return {name.removeprefix(prefix): both[name] for name in held}
+
+    def _read_older(self, folder: Path) -> dict[str, Any]:
+        """The same, of what version 0.2 wrote."""
+        found = read_older(folder, self._optimized, list(self.trained) if self.ema else [])
+        for name, tensor in self._weights().items():
+            put(tensor, found.pop(name))
+        held = {n.removeprefix("optimizer."): v for n, v in found.items() if n.startswith("optim")}
+        return {
+            name: spread(value, self.trained[name.rpartition(".")[0]])
+            if isinstance(value, Tensor) else value
+            for name, value in held.items()
+        }  # fmt: skip
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Trained weights and their average, as they are spread, by their names in a checkpoint."""
+        weights = {f"model.{name}": p.detach() for name, p in self.trained.items()}
+        average = self.ema.tensors() if self.ema is not None else {}
+        return weights | {f"ema.{name}": tensor for name, tensor in average.items()}
 
     @property
-    def _ema_file(self) -> str:
-        """Of this process's share of the weights; all have the whole unless they are sharded."""
-        return f"ema-{self.accelerator.process_index if self.sharded else 0}.safetensors"
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside what accelerate made of it."""
+        return self.optimizer.optimizer
 
+    @property
+    def _optimized(self) -> list[str]:
+        return names_of(self._optimizer, self.trained)
 
-def _drop_frozen(models: list[nn.Module], states: list[dict[str, Tensor]], folder: str) -> None:
-    """Leave the trained weights in what is about to be saved; split models save themselves."""
-    for model, state in zip(models, states, strict=False):
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                state.pop(name, None)
+    def saved_bytes(self) -> int:
+        """About what `save` writes: for each trained weight three or four numbers."""
+        return sum(p.numel() for p in self.trained.values()) * 4 * (4 if self.ema else 3)
 
 
 def _number(value: Any) -> float:

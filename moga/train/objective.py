@@ -80,14 +80,22 @@ def group_load(routings: tuple[Routing, ...]) -> dict[str, list[float]]:
 
     load_max, load_min: share of tokens in the largest and smallest group (1 / M when balanced).
     load_entropy: of the shares, 1 when balanced and 0 when collapsed. gate: mean winning
-    probability.
+    probability. Of a whole sequence, where processes share one: all of them call it.
     """
     rows = []
     for routing in routings:
         sizes = routing.sizes().float()
         share = sizes / sizes.sum(dim=-1, keepdim=True)
         entropy = -torch.xlogy(share, share).sum(dim=-1) / max(math.log(routing.groups), 1e-9)
-        columns = (share.amax(-1), share.amin(-1), entropy, routing.gate)
+        columns = (share.amax(-1), share.amin(-1), entropy, _gate(routing))
         rows.append(torch.stack([column.mean() for column in columns]))
     values = torch.stack(rows, dim=1).tolist() if rows else [[]] * len(_LOAD)  # one copy to host
     return dict(zip(_LOAD, values, strict=True))
+
+
+def _gate(routing: Routing) -> Tensor:
+    """Mean winning probability of each sample, (B,)."""
+    across = routing.across
+    if across is None:
+        return routing.gate.mean(dim=-1)
+    return across.summed(routing.gate.sum(dim=-1)) / across.tokens

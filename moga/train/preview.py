@@ -15,7 +15,7 @@ from .check_clips import check_clips
 from .checkpoints import Checkpoints, Survey
 from .folders import unwritable
 from .inputs import cache_spec, read_inputs
-from .resume import PROCESSES, SHARDED, check_same, fingerprint, on_trust
+from .resume import check_same, fingerprint, launched, on_trust
 from .settings import Settings
 from .workspace import Workspace
 
@@ -30,9 +30,8 @@ def check_only(settings: Settings) -> str:
     survey = Checkpoints(Workspace.of(settings).checkpoints, settings.save.keep_last).survey()
     if survey.newest:  # however it was launched: --check is one process
         progress = survey.newest[1]
-        then = progress.fingerprint
-        launched = then.get(PROCESSES, 1), then.get(SHARDED, False)
-        check_same(settings, fingerprint(settings, inputs.rows, *launched, spec.contents), progress)
+        now = fingerprint(settings, inputs.rows, launched(progress), spec.contents)
+        check_same(settings, now, progress)
     if unwritable(spec.folder):
         refuse_unwritable(spec, inputs.missing_in(spec))
     check_clips(inputs.all_rows)
@@ -81,8 +80,9 @@ def _stages(settings: Settings, token_pixels: int) -> list[str]:
         share = "dense"
         if settings.model.attention == "moga":
             share = f"{density(layout, settings.moga.config(stage)):.1%} of dense attention"
+        clips = stage.batch * (stage.forwards or stage.accumulate)
         lines.append(
-            f"stage {stage.name}: {stage.steps} steps of {stage.batch * stage.accumulate} clips up "
+            f"stage {stage.name}: {stage.steps} steps of {clips} clips up "
             f"to {stage.seconds:g} s, trains {stage.train}, {share} in the longest"
         )
     return lines

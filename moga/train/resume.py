@@ -11,12 +11,15 @@ from ..data.rows import Examined
 from .cache.spec import TEXT_PARTS, VAE_PARTS
 from .checkpoints import Progress
 from .contents import MEMORY, Contents
+from .ranks import Ranks
 from .read_settings import SettingsError
 from .settings import Settings
 
 _BY_STEP_COUNT = ("linear", "cosine")  # schedules that end with the last step
 # Of a fingerprint, in checkpoints and in what is told.
-PROCESSES, SHARDED = "processes", "weights split over processes"
+_STAGES, _FORWARDS = "stages", "forwards"
+_GROUPS = "clips at a time"  # noted for `launched`, and free to change
+_PROCESSES, _SHARDED = "processes", "weights split over processes"  # of version 0.2
 _CLIPS = "clips of data.rows"
 _MODEL, _VAE, _TEXT = (f"contents of {name}" for name in
                        ("model.file", "data.vae", "data.text_encoder"))  # fmt: skip
@@ -25,17 +28,18 @@ _MODEL, _VAE, _TEXT = (f"contents of {name}" for name in
 def fingerprint(
     settings: Settings,
     rows: Sequence[Examined],
-    processes: int,
-    sharded: bool = False,
+    ranks: Ranks,
     contents: Contents | None = None,
 ) -> dict[str, Any]:
-    """What decides the numbers of a training's steps, and how they are kept, as plain JSON.
+    """What decides the numbers of a training's steps, as plain JSON.
 
-    contents: of files; None is what the cache's folder remembers. Raises SettingsError for a file
-    that cannot be read.
+    That is how many forwards a step has, and not how many processes do them. contents: of files;
+    None is what the cache's folder remembers. Raises SettingsError for a file that cannot be read.
     """
     contents = contents or Contents(settings.data.cache / MEMORY)
-    made = {**settings.for_resume(), PROCESSES: processes, SHARDED: sharded}
+    made = {**settings.for_resume(), _GROUPS: ranks.groups}
+    for stage, about in zip(settings.stages, made[_STAGES], strict=True):
+        about[_FORWARDS] = ranks.forwards(stage)
     try:
         made[_CLIPS] = _clips(rows, contents)
         made[_VAE] = contents.of_model(settings.data.vae, *VAE_PARTS)[:12]
@@ -56,8 +60,10 @@ def check_same(settings: Settings, now: dict[str, Any], progress: Progress | Non
     """
     if progress is None:
         return
-    folder, now, then = settings.save.folder, _flat(now), _flat(progress.fingerprint)
-    for name in (*_may_change(settings, progress.stage), *on_trust(progress)):
+    folder, before = settings.save.folder, _as_now(settings, progress.fingerprint)
+    _check_forwards(settings, now[_STAGES], before[_STAGES])
+    now, then = _flat(now), _flat(before)
+    for name in (_GROUPS, *_may_change(settings, progress.stage), *on_trust(progress)):
         now.pop(name, None), then.pop(name, None)
     for name in sorted(now | then):
         if now.get(name) != then.get(name):
@@ -71,6 +77,59 @@ def check_same(settings: Settings, now: dict[str, Any], progress: Progress | Non
             f"stages.{progress.stage}.steps is {steps}, but {folder} holds {progress.step} steps "
             f"of it; give {progress.step} or more, or another save.folder."
         )
+
+
+def check_settings(settings: Settings, progress: Progress) -> None:
+    """The same of the settings alone: clips and files are not looked at. Raises SettingsError."""
+    then = _as_now(settings, progress.fingerprint)
+    now = {**then, **settings.for_resume()}
+    for stage, before in zip(now[_STAGES], then[_STAGES], strict=False):
+        stage[_FORWARDS] = before[_FORWARDS]
+    check_same(settings, now, progress)
+
+
+def launched(progress: Progress) -> Ranks:
+    """Processes that do at a time what those did that wrote a checkpoint."""
+    then = progress.fingerprint
+    return Ranks(processes=then.get(_GROUPS, then.get(_PROCESSES, 1)))
+
+
+def _as_now(settings: Settings, then: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint of a checkpoint as this version would have made it.
+
+    Raises SettingsError where version 0.2 split the weights, in a way of its own.
+    """
+    if _PROCESSES not in then:
+        return then
+    then = dict(then)
+    processes = then.pop(_PROCESSES)
+    if then.pop(_SHARDED, False):
+        raise SettingsError(
+            f"{settings.save.folder} holds a training of version 0.2 whose weights are split over "
+            f"{processes} processes, which this version cannot read; let that version end the "
+            "stage, or give another save.folder."
+        )
+    then[_STAGES] = [dict(stage) for stage in then[_STAGES]]
+    for stage in then[_STAGES]:
+        stage[_FORWARDS] = stage.pop("accumulate", 1) * processes
+    return then
+
+
+def _check_forwards(
+    settings: Settings, now: Sequence[dict[str, Any]], then: Sequence[dict[str, Any]]
+) -> None:
+    """Raise SettingsError where steps would have other clips, with what makes them the same."""
+    pairs = enumerate(zip(now, then, strict=False))
+    other = [(i, a[_FORWARDS], b[_FORWARDS]) for i, (a, b) in pairs if a[_FORWARDS] != b[_FORWARDS]]
+    if not other:
+        return
+    index, asked, had = other[0]
+    fix = " and ".join(f"stages.{i}.forwards to {b}" for i, _, b in other)
+    raise SettingsError(
+        f"{settings.save.folder} holds a training with {had} forwards to a step in stage "
+        f"{settings.stages[index].name!r}, now it is {asked}; set {fix}, which is for any number "
+        "of processes, or give another save.folder."
+    )
 
 
 def _may_change(settings: Settings, stage: int) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from .cache.jobs import make_cache_with
@@ -19,21 +18,20 @@ from .cache.writer import make_cache
 from .check import check
 from .checkpoints import Checkpoints, Survey
 from .context import RunContext
+from .errors import with_others
 from .folders import alone_in
 from .inputs import Inputs, cache_spec, read_inputs
 from .log import Log
+from .network import join, launched, say_unlike_cards, waiting_group
 from .preview import standing
 from .provenance import metadata, write_settings
+from .ranks import Ranks
 from .resume import check_same, fingerprint
 from .settings import Settings
-from .sharding import is_sharded, sharding
 from .stage import StageRun
 from .together import for_all
 from .validation import films
 from .workspace import Workspace
-
-# One process fills the cache, and writes large files, while the others wait.
-_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,17 @@ def run(settings: Settings) -> Path:
     Started again after whatever interruption, it goes on from its last whole checkpoint.
     Raises what `check` raises, RowsError, CacheError and TrainingError.
     """
-    check(settings)
-    accelerator = _accelerator(settings)
-    spec = cache_spec(settings, accelerator.device)
-    with ExitStack() as alone:
-        start = for_all(accelerator, lambda: _start(settings, accelerator, spec, alone))
-        for_all(accelerator, lambda: _fill(spec, start.inputs))
-        return _train(settings, accelerator, spec, start)
+    if launched() == 1:
+        check(settings)
+    accelerator = join(settings)
+    waiting, spec = waiting_group(accelerator), cache_spec(settings, accelerator.device)
+    with ExitStack() as alone, with_others(_checkpoints(settings).safe):
+        for_all(accelerator, lambda: _check(settings, accelerator), waiting)
+        ranks = Ranks.of(settings, accelerator)
+        say_unlike_cards(accelerator)
+        start = for_all(accelerator, lambda: _start(settings, ranks, spec, alone), waiting)
+        for_all(accelerator, lambda: _fill(spec, start.inputs), waiting)
+        return _train(settings, accelerator, ranks, spec, start)
 
 
 def fill_cache(settings: Settings, jobs: int = 1) -> None:
@@ -66,20 +68,24 @@ def fill_cache(settings: Settings, jobs: int = 1) -> None:
     Raises what `check` raises, RowsError and CacheError.
     """
     check(settings)
-    accelerator = _accelerator(settings)
-    spec = cache_spec(settings, accelerator.device)
-    for_all(accelerator, lambda: _fill(spec, read_inputs(settings), jobs))
+    accelerator = join(settings)
+    waiting, spec = waiting_group(accelerator), cache_spec(settings, accelerator.device)
+    for_all(accelerator, lambda: _fill(spec, read_inputs(settings), jobs), waiting)
 
 
-def _start(
-    settings: Settings, accelerator: Accelerator, spec: CacheSpec, alone: ExitStack
-) -> Start:
+def _check(settings: Settings, accelerator: Accelerator) -> None:
+    """What several processes find out together, so that one tells of it; one has done it before."""
+    if accelerator.num_processes > 1:
+        check(settings)
+    Ranks.of(settings, accelerator)
+
+
+def _start(settings: Settings, ranks: Ranks, spec: CacheSpec, alone: ExitStack) -> Start:
     """Look at the clips and at where the training stands, with others kept out of its folder."""
     inputs = read_inputs(settings)
     alone.enter_context(alone_in(Workspace.of(settings)))
     survey = _checkpoints(settings).survey()
-    processes, sharded = accelerator.num_processes, is_sharded(accelerator)
-    now = fingerprint(settings, inputs.rows, processes, sharded, spec.contents)
+    now = fingerprint(settings, inputs.rows, ranks, spec.contents)
     check_same(settings, now, survey.newest[1] if survey.newest else None)
     return Start(inputs, now, survey)
 
@@ -91,12 +97,15 @@ def _fill(spec: CacheSpec, inputs: Inputs, jobs: int = 1) -> None:
     make_cache(spec, inputs.all_rows, extra_texts=inputs.film_texts)
 
 
-def _train(settings: Settings, accelerator: Accelerator, spec: CacheSpec, start: Start) -> Path:
+def _train(
+    settings: Settings, accelerator: Accelerator, ranks: Ranks, spec: CacheSpec, start: Start
+) -> Path:
     set_seed(settings.seed)
     workspace, newest = Workspace.of(settings), start.survey.newest
     context = RunContext(
         settings,
         accelerator,
+        ranks,
         spec,
         workspace,
         _checkpoints(settings),
@@ -137,14 +146,3 @@ def _begin(context: RunContext, survey: Survey) -> None:
 def _checkpoints(settings: Settings) -> Checkpoints:
     save = settings.save
     return Checkpoints(Workspace.of(settings).checkpoints, save.keep_last, save.every)
-
-
-def _accelerator(settings: Settings) -> Accelerator:
-    return Accelerator(
-        mixed_precision=settings.optimizer.precision,
-        log_with=list(settings.log.trackers) or None,
-        project_dir=settings.save.folder,
-        step_scheduler_with_optimizer=False,
-        fsdp_plugin=sharding(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
-    )

@@ -134,9 +134,34 @@ class Stage(Section):
     lr: Positive = 1e-5
     router_lr: Positive | None = Field(None, description="of the routers; None is lr")
     batch: Count = Field(1, description="clips of one forward; they need the same cuts")
-    accumulate: Count = Field(1, description="forwards of one step")
+    accumulate: Count = Field(1, description="forwards of one step, of each process")
+    forwards: Count | None = Field(
+        None,
+        description="forwards of one step, of all processes together; instead of accumulate, for "
+        "steps that stay the same on any number of them",
+    )
     groups: Count | None = Field(None, description="instead of moga.groups; makes new routers")
     windows: tuple[Count, Count] | None = Field(None, description="instead of moga.windows")
+
+    @model_validator(mode="after")
+    def _one_count(self) -> Stage:
+        if self.forwards is not None and self.accumulate != 1:
+            raise ValueError(
+                f"accumulate is {self.accumulate} and forwards is {self.forwards}; both say how "
+                "many forwards a step has, so leave one out"
+            )
+        return self
+
+
+class Parallel(Section):
+    """How several processes share a training."""
+
+    sequence: Count = Field(
+        1, description="processes that share the tokens of a clip, each with some of the heads"
+    )
+    timeout: Positive = Field(
+        30, description="minutes that a process waits for the others before it gives up"
+    )
 
 
 class Validate(Section):
@@ -187,6 +212,7 @@ class Settings(Section):
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     lora: Lora = Lora()
+    parallel: Parallel = Parallel()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     validation: Validate = Validate()
     save: Save = Save()
@@ -230,9 +256,11 @@ class Settings(Section):
     def for_resume(self) -> dict[str, Any]:
         """What a checkpoint is bound to: all that changes the numbers of its steps.
 
-        Files count by their names, so that a training may be moved.
+        Files count by their names, so that a training may be moved. How many forwards a step has
+        is not in it, as it depends on the processes.
         """
-        loose = {"workers": True, "save": True, "log": True, "validation": True}
+        loose = dict.fromkeys(("workers", "save", "log", "validation", "parallel"), True)
+        loose |= {"stages": {"__all__": {"accumulate", "forwards"}}}
         return _by_name(self.model_dump(exclude={**loose, "data": {"cache", "validation_rows"}}))
 
 

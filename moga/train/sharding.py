@@ -16,6 +16,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from .errors import everywhere
 from .read_settings import SettingsError
 
 _VERSION, _WRAP = "FSDP_VERSION", "FSDP_AUTO_WRAP_POLICY"
@@ -29,9 +30,11 @@ def sharding() -> FullyShardedDataParallelPlugin | None:
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return None
     if (version := os.environ.get(_VERSION, "1")) != "2":
-        raise SettingsError(
-            f"accelerate is set to FSDP version {version}; this trainer splits weights with "
-            "version 2 only: accelerate launch --use_fsdp --fsdp_version 2 ..."
+        raise everywhere(
+            SettingsError(
+                f"accelerate is set to FSDP version {version}; this trainer splits weights with "
+                "version 2 only: accelerate launch --use_fsdp --fsdp_version 2 ..."
+            )
         )
     from torch.distributed.fsdp import MixedPrecisionPolicy
 

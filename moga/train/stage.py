@@ -16,11 +16,13 @@ from .cache.reader import CachedClip
 from .cache.spec import text_file
 from .checkpoints import Progress
 from .context import RunContext
-from .errors import TrainingError
+from .errors import TrainingError, everywhere
 from .evaluation import Evaluation
 from .export import export
 from .learner import Learned, Learner, NotFiniteError
 from .objective import group_load
+from .state import StoredState
+from .together import for_all
 from .validation import FixedClips
 
 
@@ -37,7 +39,7 @@ class StageRun:
         settings, accelerator = run.settings, run.accelerator
         self.context, self.index, self.stage = run, index, settings.stages[index]
         earlier = run.workspace.stage_model(index - 1) if index else None
-        self.learner = Learner(settings, self.stage, earlier, accelerator)
+        self.learner = Learner(settings, self.stage, earlier, accelerator, run.ranks)
         empty = text_file(run.spec, "")
         measured = bool(validation and settings.validation.loss_every)
         self.evaluation = Evaluation(
@@ -45,7 +47,7 @@ class StageRun:
             index,
             FixedClips(validation, empty, settings) if measured else None,
             dense=self.learner.config is not None,
-            sharded=self.learner.sharded and accelerator.num_processes > 1,
+            together=run.ranks.sequence > 1 or (self.learner.sharded and run.ranks.processes > 1),
         )
         salt, dropout = (settings.seed, index), settings.objective.caption_dropout
         self.order = BatchOrder(clips, self.stage.batch, settings.seed * 1000 + index)
@@ -78,18 +80,18 @@ class StageRun:
         steps = self.stage.steps - self.learner.done
         drawn = iter(self._loader(steps))
         for _ in range(steps):
-            yield islice(drawn, self.stage.accumulate)
+            yield islice(drawn, self.context.ranks.accumulate(self.stage))
 
     def _loader(self, steps: int) -> DataLoader:
-        accelerator = self.context.accelerator
-        each = self.stage.accumulate * accelerator.num_processes
+        ranks = self.context.ranks
+        each = ranks.forwards(self.stage)
         return batches(
             self.clips,
             self.order,
             first=self.learner.done * each,
             count=steps * each,
-            rank=accelerator.process_index,
-            ranks=accelerator.num_processes,
+            rank=ranks.group,
+            ranks=ranks.groups,
             workers=self.context.settings.workers,
         )
 
@@ -97,10 +99,13 @@ class StageRun:
         try:
             return self.learner.step(batches_of_step)
         except NotFiniteError as error:
-            raise TrainingError(
-                f"the {error.what} of step {self.learner.done + 1} in stage {self.stage.name!r} is "
-                f"not a number, on {', '.join(error.clips)}; look at these clips or lower the "
-                f"learning rate, and start again{self.context.checkpoints.safe()}."
+            raise everywhere(
+                TrainingError(
+                    f"the {error.what} of step {self.learner.done + 1} in stage "
+                    f"{self.stage.name!r} is not a number, on {', '.join(error.clips)}; look at "
+                    "these clips or lower the learning rate, and start again"
+                    f"{self.context.checkpoints.safe()}."
+                )
             ) from None
 
     def _log(self, learned: Learned, start: float) -> None:
@@ -116,14 +121,20 @@ class StageRun:
         """Write a checkpoint. Raises TrainingError when there is no room for it."""
         accelerator, checkpoints = self.context.accelerator, self.context.checkpoints
         progress = Progress(self.index, self.learner.done, self.context.fingerprint)
-        if accelerator.is_main_process:
-            checkpoints.begin(progress, self.learner.saved_bytes())
-        accelerator.wait_for_everyone()
+        size = self.learner.saved_bytes()
+        for_all(accelerator, lambda: checkpoints.begin(progress, size))
         checkpoints.guarded(progress, self.learner.save)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            checkpoints.complete(progress, self._needed())
-        accelerator.wait_for_everyone()
+        for_all(accelerator, lambda: self._complete(progress))
+
+    def _complete(self, progress: Progress) -> None:
+        """Give a checkpoint its name, if all wrote it to one disk. Raises TrainingError."""
+        checkpoints = self.context.checkpoints
+        if absent := StoredState(checkpoints.part(progress)).absent():
+            raise TrainingError(
+                f"{checkpoints.folder} is not on a disk that all machines of this training share: "
+                f"{', '.join(absent)} cannot be seen on the first one; give another save.folder."
+            )
+        checkpoints.complete(progress, self._needed())
 
     def _needed(self) -> dict[Path, str]:
         """Digests of what the stage before left, without which none goes on."""

@@ -7,19 +7,32 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import distributed as dist
+
+from .errors import everywhere
 
 T = TypeVar("T")
 
 
-def for_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """What the main process returns, or raises, in every process. All have to call it."""
+def for_all(
+    accelerator: Accelerator, work: Callable[[], T], waiting: dist.ProcessGroup | None = None
+) -> T:
+    """What the main process returns, or raises, in every process. All have to call it.
+
+    waiting: a group whose patience lasts for work that takes hours; None for what takes minutes.
+    """
     outcome: list[object] = [None, None]
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
         except Exception as error:
-            outcome[1] = error
-    result, error = broadcast_object_list(outcome)
+            outcome[1] = everywhere(error)
+    if waiting is not None:
+        dist.broadcast_object_list(outcome, src=0, group=waiting)
+    else:
+        broadcast_object_list(outcome)
+    result, error = outcome
     if error is not None:
+        accelerator.wait_for_everyone()  # one that left would break what others still connect
         raise error
     return result

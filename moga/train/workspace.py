@@ -68,6 +68,10 @@ class Workspace:
         """What people use: the whole model."""
         return self.folder / "model.safetensors"
 
+    def checkpoint_model(self, stage: int, step: int) -> Path:
+        """The whole model as it was after `step` steps of a stage."""
+        return self.folder / f"model-{stage:02d}-{step:08d}.safetensors"
+
     @property
     def routers(self) -> Path:
         return self.folder / "routers.safetensors"

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moga.train.batches import BatchOrder, padded
+from moga.train.batches import BatchOrder, Clips, batches, padded
+from moga.train.ranks import Ranks
+from moga.train.settings import Stage
 
 GRIDS = [(1, 2, 2, 2), (1, 3, 2, 2)]
 CUTS = [(0,), (0, 1)]
@@ -45,6 +47,35 @@ def test_no_two_draws_share_their_noise(clips, batch):
     order = BatchOrder(clips, batch, 0)
     draws = [draw for number in range(3 * order.per_epoch) for _, draw in order[number]]
     assert len(set(draws)) == len(draws)
+
+
+@given(
+    groups=st.integers(1, 4),
+    sequence=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    done=st.integers(0, 5),
+    steps=st.integers(1, 4),
+)
+def test_processes_divide_the_same_steps(groups, sequence, accumulate, done, steps):
+    """Those that share a clip read the same, the others what is left, step by step."""
+    processes, numbers = groups * sequence, {}
+    each = groups * accumulate
+    stage = Stage(steps=9, seconds=1, forwards=each)
+    order = BatchOrder([SimpleNamespace(shape=GRIDS[0], starts=(0,))], 1, 0)
+    for rank in range(processes):
+        ranks = Ranks(rank, processes, sequence)
+        assert (ranks.forwards(stage), ranks.accumulate(stage)) == (each, accumulate)
+        loader = batches(
+            Clips(order.clips, None, 1, (0,)), order,
+            first=done * each, count=steps * each, rank=ranks.group, ranks=ranks.groups,
+        )  # fmt: skip
+        own = [number for ((_, number),) in loader.batch_sampler]  # a draw's is its batch's here
+        numbers.setdefault(ranks.group, own)
+        assert own == numbers[ranks.group] and len(own) == steps * accumulate
+    for step in range(steps):
+        part = slice(step * accumulate, (step + 1) * accumulate)
+        read = sorted(number for own in numbers.values() for number in own[part])
+        assert read == list(range((done + step) * each, (done + step + 1) * each))
 
 
 def test_epochs_and_seeds_differ():

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from older_checkpoints import as_by_0_2
 from training_runs import equal, log, refused, train, train_alone, weights
 
 from moga.train.checkpoints import PROGRESS, Checkpoints, Progress
@@ -49,7 +50,8 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-FILES = ["model.safetensors", "optimizer.bin", "ema-0.safetensors", "random_states_0.pkl"]
+STATE = "state/__0_0.distcp"
+FILES = [STATE, "state/.metadata"]
 
 
 @pytest.mark.parametrize("damage", [halve, empty, zero, flip, unlink])
@@ -69,7 +71,8 @@ def test_every_damage_is_seen(standing, name, damage):
 
 def test_every_file_of_a_checkpoint_is_noted(standing):
     _, folder = standing
-    held = {path.name for path in (folder / NEWEST).iterdir()}
+    inside = (path for path in (folder / NEWEST).rglob("*") if path.is_file())
+    held = {path.relative_to(folder / NEWEST).as_posix() for path in inside}
     assert set(FILES) < held
     noted = set(json.loads((folder / NEWEST / PROGRESS).read_text())["files"])
     assert noted == held - {PROGRESS} | {"../../stages/00-routers.safetensors"}
@@ -77,10 +80,10 @@ def test_every_file_of_a_checkpoint_is_noted(standing):
 
 def test_a_training_goes_back_to_the_newest_whole_one(standing, trained, capsys):
     project, folder = standing
-    halve(folder / NEWEST / "optimizer.bin")
+    halve(folder / NEWEST / STATE)
     assert train(project, "--check") == 0
     said = capsys.readouterr().out
-    why = f"the checkpoint {folder / NEWEST} is damaged (optimizer.bin has "
+    why = f"the checkpoint {folder / NEWEST} is damaged ({STATE} has "
     assert why in said and "going on in stage 'full' after 3 steps" in said
     assert names(folder) == [BEFORE, NEWEST]
     assert train_alone(project) == 0
@@ -101,12 +104,12 @@ def test_what_is_set_aside_is_told(standing, capsys):
 
 def test_none_that_is_whole(standing, capsys):
     project, folder = standing
-    unlink(folder / NEWEST / "model.safetensors")
-    zero(folder / BEFORE / "ema-0.safetensors")
+    unlink(folder / NEWEST / STATE)
+    zero(folder / BEFORE / "state" / ".metadata")
     for words in ((), ("--check",)):
         said = refused(project, capsys, *words)
-        assert f"no checkpoint in {folder} is whole ({NEWEST}: model.safetensors is gone; " in said
-        assert f"{BEFORE}: ema-0.safetensors has other contents than were written)" in said
+        assert f"no checkpoint in {folder} is whole ({NEWEST}: {STATE} is gone; " in said
+        assert f"{BEFORE}: state/.metadata has other contents than were written)" in said
         assert "put back a copy of one, or delete that folder to train from the beginning" in said
     assert names(folder) == [BEFORE, NEWEST]
 
@@ -128,17 +131,19 @@ def test_a_training_may_be_moved(standing, tmp_path_factory, capsys):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema-0.safetensors"])
-def test_a_checkpoint_of_an_older_version_is_loaded_or_named(standing, capsys, name):
+def test_a_checkpoint_of_an_older_version_is_loaded_or_named(standing, trained, capsys, name):
     """It notes nothing of its files."""
     project, folder = standing
-    for path in folder.glob("*/" + PROGRESS):
-        about = json.loads(path.read_text())
-        del about["files"]
-        path.write_text(json.dumps(about))
-    assert train(project) == 0
-    halve(folder / NEWEST / name)
+    shutil.rmtree(folder / NEWEST)
+    as_by_0_2(folder / BEFORE)
+    if name == "model.safetensors":  # the same for all three: once is enough
+        assert train_alone(project) == 0
+        assert log(project) == log(trained)
+        assert equal(weights(project), weights(trained))
+        shutil.rmtree(folder / NEWEST)
+    halve(folder / BEFORE / name)
     said = refused(project, capsys)
-    assert f"the checkpoint {folder / NEWEST} cannot be loaded (" in said
+    assert f"the checkpoint {folder / BEFORE} cannot be loaded (" in said
     assert "delete it to go on from the one before." in said
 
 

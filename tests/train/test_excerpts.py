@@ -12,6 +12,7 @@ from training_runs import CONFIG, furnish, refused, train
 from moga.train.cache.reader import load_latent, read_cache
 from moga.train.cache.spec import latent_file, pieces
 from moga.train.cache.writer import make_cache
+from moga.train.ranks import Ranks
 from moga.train.read_settings import read_settings
 from moga.train.resume import fingerprint
 
@@ -73,7 +74,7 @@ def test_another_excerpt_is_another_clip(files, film, tmp_path, changed):
     a, b = (latent_file(spec, pieces(row, 1.0)[0]) for row in rows)
     assert a != b
     settings = read_settings(folder / "config.toml")
-    a, b = (fingerprint(settings, [row], 1) for row in rows)
+    a, b = (fingerprint(settings, [row], Ranks()) for row in rows)
     assert a != b
 
 

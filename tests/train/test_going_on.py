@@ -4,8 +4,7 @@ import shutil
 import signal
 
 import pytest
-from safetensors.torch import load_file
-from training_runs import equal, furnish, log, refused, train, train_alone, weights
+from training_runs import equal, furnish, kept, log, refused, train, train_alone, weights
 
 from moga.train.checkpoints import PROGRESS, Checkpoints
 
@@ -43,8 +42,8 @@ def test_a_checkpoint_holds_what_is_trained(project, files, tmp_path_factory):
     assert train_alone(project, killing_itself(12)) == -signal.SIGKILL
     checkpoint, at = Checkpoints(project / "training" / "checkpoints", 2).latest()
     assert at.stage == 1
-    kept = load_file(checkpoint / "model.safetensors")
-    assert kept and all(".lora_" in name or ".router." in name for name in kept)
+    held = kept(checkpoint)
+    assert held and all(".lora_" in name or ".router." in name for name in held)
     assert train_alone(project) == train_alone(whole) == 0
     assert log(project) == log(whole)
     assert equal(weights(project), weights(whole))
@@ -72,7 +71,7 @@ def test_a_half_written_checkpoint_is_never_loaded(project, trained):
     last = folder / "01-00000006"
     last.rename(folder / ".01-00000006.part")
     (folder / ".01-00000006.part" / PROGRESS).unlink()
-    (folder / ".01-00000006.part" / "model.safetensors").write_bytes(b"half")
+    (folder / ".01-00000006.part" / "state" / "__0_0.distcp").write_bytes(b"half")
     assert train_alone(project) == 0
     assert log(project) == log(trained)
     assert equal(weights(project), weights(trained))
@@ -82,3 +81,21 @@ def test_other_settings_do_not_continue_a_training(project, trained, capsys):
     shutil.copytree(trained / "training", project / "training")
     message = refused(project, capsys, "--stages.1.lr", "5")
     assert "stages.1.lr = 0.001, now it is 5.0" in message and "another save.folder" in message
+
+
+def test_a_checkpoint_becomes_one_file(project, trained, capsys):
+    """The last one is what the training left, and one within a stage is a model like it."""
+    shutil.copytree(trained / "training", project / "training")
+    assert "stages.1.lr = 0.001, now it is 5" in refused(
+        project, capsys, "--consolidate", "--stages.1.lr", "5"
+    )
+    assert train(project, "--consolidate") == 0
+    assert "model-01-00000006.safetensors" in capsys.readouterr().out
+    assert equal(weights(project, "model-01-00000006.safetensors"), weights(trained))
+    shutil.rmtree(project / "training/checkpoints/01-00000006")
+    assert train(project, "--consolidate") == 0
+    before = weights(project, "model-01-00000003.safetensors")
+    assert before.keys() == weights(trained).keys() and not equal(before, weights(trained))
+    shutil.rmtree(project / "training/checkpoints")
+    said = refused(project, capsys, "--consolidate")
+    assert "checkpoints has no checkpoint; train until the first one is written." in said

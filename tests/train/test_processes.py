@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import equal, furnish, log, refused, train, velocity, weights
+from training_runs import equal, furnish, kept, log, refused, train, velocity, weights
 
 from moga.hosts.diffusers import load_wan
 from moga.train.folders import alone_in
@@ -45,13 +45,13 @@ def launch(project, *words, sharded=False):
     )
 
 
-def test_what_is_wrong_with_rows_is_said_by_every_process(project):
+def test_what_is_wrong_with_rows_is_said_once(project):
     (project / "rows.jsonl").unlink()
     row = {"video": "nothing.mp4", "shots": [{"start": 0, "caption": "x"}]}
     (project / "rows.jsonl").write_text(json.dumps(row))
     run = launch(project)
     assert run.returncode != 0 and "[rank1]" not in run.stderr
-    assert run.stderr.count('moga.train: rows.jsonl, line 1: video is "nothing.mp4"') == 2
+    assert run.stderr.count('moga.train: rows.jsonl, line 1: video is "nothing.mp4"') == 1
 
 
 def test_two_processes_train_as_one_that_accumulates(project, alone, capsys):
@@ -61,7 +61,7 @@ def test_two_processes_train_as_one_that_accumulates(project, alone, capsys):
     run = launch(project, "--stages.1.accumulate", "1", *looking(project))
     assert run.returncode == 0, run.stderr
     assert failed(project) == [(0, 3), (1, 3), (1, 6)]
-    assert len(list((project / "training/checkpoints/01-00000006").glob("ema-*"))) == 1
+    assert set(kept(project / "training/checkpoints/01-00000006", "ema."))
     about = json.loads((project / "training" / "settings.json").read_text())
     assert about["processes"] == 2
     one, two = (load_wan(p / "training" / "model.safetensors") for p in (alone, project))
@@ -69,7 +69,8 @@ def test_two_processes_train_as_one_that_accumulates(project, alone, capsys):
     losses = [[row["loss"] for row in log(p) if "loss" in row] for p in (alone, project)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     message = refused(project, capsys, "--stages.1.accumulate", "1")
-    assert "processes = 2, now it is 1" in message
+    assert "2 forwards to a step in stage 'routers', now it is 1" in message
+    assert "set stages.0.forwards to 2 and stages.1.forwards to 2, which is for any" in message
 
 
 def looking(folder):
@@ -116,12 +117,12 @@ def test_split_weights_train_as_whole_ones(project, alone, words, within):
     if words is looking:
         rows = log(split)
         newest = split / "training/checkpoints/01-00000006"
-        share = sorted(newest.glob("pytorch_model_fsdp_0/*.distcp"))[1]
+        share = sorted(newest.glob("state/*.distcp"))[1]
         os.truncate(share, share.stat().st_size // 2)
         block_films(split)
         run = launch(split, *asked, sharded=True)
         assert run.returncode == 0 and "after 3 steps" in run.stdout
-        assert f"{newest} is damaged (pytorch_model_fsdp_0/{share.name} has " in run.stdout
+        assert f"{newest} is damaged (state/{share.name} has " in run.stdout
         assert [row for row in log(split) if "failed" not in row] == rows
         assert failed(split) == [(1, 3), (1, 6)] and equal(weights(split), two)
 
@@ -131,7 +132,7 @@ def test_only_one_launch_trains_in_a_folder(project, trained):
     with alone_in(Workspace(project / "training")):
         run = launch(project)
     assert run.returncode != 0 and "[rank1]" not in run.stderr
-    assert run.stderr.count("moga.train: another training runs in") == 2
+    assert run.stderr.count("moga.train: another training runs in") == 1
 
 
 def test_weights_are_split_as_fsdp_2_does_only(project, capsys, monkeypatch):

@@ -5,13 +5,16 @@ from datetime import timedelta
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from moga.data.rows import examine, read_rows
 from moga.train.checkpoints import Checkpoints, Progress
 from moga.train.errors import TrainingError
+from moga.train.network import join
+from moga.train.ranks import Ranks
 from moga.train.read_settings import SettingsError, read_settings
 from moga.train.resume import check_same, fingerprint
-from moga.train.run import _accelerator
 
 CONFIG = """
 [data]
@@ -44,11 +47,11 @@ def project(files, tmp_path):
     return tmp_path
 
 
-def standing(project, *words, processes=1, sharded=False):
+def standing(project, *words, processes=1):
     """The settings, and the fingerprint of its checkpoints."""
     settings = read_settings(project / "config.toml", list(words))
     rows = examine(read_rows(settings.data.rows), fps=settings.data.fps)
-    return settings, fingerprint(settings, rows, processes, sharded)
+    return settings, fingerprint(settings, rows, Ranks(processes=processes))
 
 
 def goes_on(project, then, words=(), processes=1, stage=1, step=3):
@@ -103,13 +106,49 @@ def test_rates_that_go_by_the_number_of_steps(project, schedule):
         goes_on(project, then, [*words, "--stages.1.steps", "60"])
 
 
-def test_another_number_of_processes(project):
-    _, then = standing(project, processes=2)
-    with pytest.raises(SettingsError, match="processes = 2, now it is 1"):
-        goes_on(project, then)
-    _, then = standing(project, processes=2, sharded=True)
-    with pytest.raises(SettingsError, match="weights split over processes = True, now it is Fals"):
-        goes_on(project, then, processes=2)
+@given(
+    before=st.integers(1, 8),
+    now=st.integers(1, 8),
+    forwards=st.integers(1, 4),
+    shared=st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_any_number_of_processes_that_do_the_same_steps(project, before, now, forwards, shared):
+    """forwards: of each of those before."""
+    every = [f"--stages.{index}.forwards" for index in range(3)]
+    all_of_them = [word for name in every for word in (name, str(before * forwards))]
+    each = [w for i in range(3) for w in (f"--stages.{i}.accumulate", str(forwards))]
+    _, then = standing(project, *(all_of_them if shared else each), processes=before)
+    goes_on(project, then, all_of_them, processes=now)
+    if now == before:
+        goes_on(project, then, each, processes=now)
+        return
+    with pytest.raises(SettingsError, match=f"with {before * forwards} forwards to a step in st.* "
+                       f"'first', now it is {now * forwards}; set stages.0.forwards to "
+                       f"{before * forwards} and stages.1.forwards to .* any number"):  # fmt: skip
+        goes_on(project, then, each, processes=now)
+
+
+def as_noted_by_0_2(then, processes=1, split=False):
+    """The fingerprint as version 0.2 would have written it."""
+    stages = [{**stage, "accumulate": 1} for stage in then["stages"]]
+    for stage in stages:
+        del stage["forwards"]
+    kept = {k: v for k, v in then.items() if k != "clips at a time"}
+    return {**kept, "stages": stages, "processes": processes, SPLIT: split}
+
+
+SPLIT = "weights split over processes"
+
+
+def test_what_version_0_2_noted(project):
+    _, then = standing(project)
+    goes_on(project, as_noted_by_0_2(then))
+    goes_on(project, as_noted_by_0_2(then, processes=2), processes=2)
+    with pytest.raises(SettingsError, match="2 forwards to a step in stage 'first', now it is 1"):
+        goes_on(project, as_noted_by_0_2(then, processes=2))
+    with pytest.raises(SettingsError, match=r"training of version 0\.2 whose weights are split ov"):
+        goes_on(project, as_noted_by_0_2(then, processes=2, split=True), processes=2)
 
 
 def test_other_clips(project):
@@ -143,6 +182,7 @@ def test_only_what_a_disk_does_is_told_as_that(tmp_path, error):
         checkpoints.guarded(progress, write)
 
 
-def test_processes_wait_while_one_fills_the_cache(project):
-    settings, _ = standing(project)
-    assert _accelerator(settings).init_handler.timeout >= timedelta(hours=12)
+def test_processes_wait_for_each_other_as_long_as_is_said(project):
+    """While one fills the cache they wait for hours, see test_parallel.py."""
+    asked, _ = standing(project, "--parallel.timeout", "7")
+    assert join(asked).init_handler.timeout == timedelta(minutes=7)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from training_runs import STEPS, refused, train
+from training_runs import STEPS, kept, refused, train
 
 from moga.train import learner
 from moga.train.checkpoints import Checkpoints
@@ -24,8 +24,8 @@ def test_a_loss_that_is_not_a_number(project, trained, capsys):
     assert "the loss of step" in message and "is not a number" in message
     assert ".mp4, line" in message and "start again" in message
     last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
-    state = load_file(last / "model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    state = kept(last)
+    assert state and all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 def poison(project):
@@ -57,8 +57,8 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
     assert "the gradient of step 3 in stage 'full' is not a number, on" in message
     assert "it goes on from step 4" in message
     last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
-    state = load_file(last / "model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    state = kept(last)
+    assert state and all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 def refused_with_files_of_at_most(size, project):
@@ -79,11 +79,30 @@ def test_a_full_disk_keeps_the_last_checkpoint(project, trained):
     shutil.copytree(trained / "training", project / "training")
     folder = project / "training" / "checkpoints"
     shutil.rmtree(folder / "01-00000006")
-    limit = (folder / "01-00000003" / "model.safetensors").stat().st_size // 2
+    limit = (folder / "01-00000003" / "state" / "__0_0.distcp").stat().st_size // 2
     said = refused_with_files_of_at_most(limit, project)
     assert "the checkpoint of step 6 could not be written" in said
     assert "it goes on from step 3" in said
     assert [path.name for path in folder.iterdir()] == ["01-00000003"]
+
+
+def test_a_checkpoint_that_not_all_machines_see(project, trained, capsys, monkeypatch):
+    """Another machine's part of it is on a disk of that machine."""
+    shutil.copytree(trained / "training", project / "training")
+    shutil.rmtree(project / "training/checkpoints/01-00000006")
+    real = learner.write_state
+
+    def write_elsewhere(folder, state):
+        real(folder, state)
+        (folder / "state" / "__0_0.distcp").unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learner, "write_state", write_elsewhere)
+        said = refused(project, capsys)
+    assert "checkpoints is not on a disk that all machines of this training share: __0_0.di" in said
+    assert [p.name for p in Checkpoints(project / "training/checkpoints", 2).all()] == [
+        "01-00000003"
+    ]
 
 
 def test_a_full_disk_at_the_very_end(project, trained):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from training_runs import STEPS, log, train, velocity, weights
+from training_runs import STEPS, kept, log, train, velocity, weights
 
 from moga.checkpoint import read_header, write
 from moga.config import MoGAConfig
@@ -173,7 +173,7 @@ def test_half_precision_keeps_routers_and_trained_weights_wide(project):
     assert found["blocks.0.self_attn.q.weight"].dtype == torch.bfloat16
     assert found["blocks.0.self_attn.router.weight"].dtype == torch.float32
     last, _ = Checkpoints(project / "training" / "checkpoints", 2).latest()
-    state = load_file(last / "model.safetensors")
+    state = kept(last)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(row["loss"] < 10 for row in log(project) if "loss" in row)
     # The first stage ran on rounded copies of what it does not train, and leaves what it was given.

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from moga.hosts.diffusers import ShotCall
 from moga.train import main
+from moga.train.state import StoredState
 
 CONFIG = """
 seed = 3
@@ -76,6 +77,7 @@ def train_alone(project, before=""):
     code = f"""
 import sys
 from moga.train import main
+from moga.train.state import StoredState
 {before}
 sys.exit(main([{str(project / "config.toml")!r}]))
 """
@@ -90,6 +92,11 @@ def log(project):
 
 def weights(project, name="model.safetensors"):
     return load_file(project / "training" / name)
+
+
+def kept(checkpoint, what="model."):
+    """The tensors of a checkpoint whose names begin so."""
+    return StoredState(checkpoint).whole(what)
 
 
 def equal(one, other):
