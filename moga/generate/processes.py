@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 
 from ..errors import sentence
-from ..parallel.processes import ElsewhereError, Processes, is_gone, join, leave
+from ..parallel.network import is_network
+from ..parallel.processes import ElsewhereError, Processes, join, leave, unlike_cards
 from ..video import VideoError
 from . import cli
 from .options import Options, parse
@@ -39,8 +40,9 @@ def _main(arguments: Sequence[str], told: _Told) -> int:
     with processes.agreed():
         # What writes, to see whether it can, is the main process.
         plan = (make_plan if main else fit)(options, processes.count)
+    unlike = unlike_cards(processes)
     if main:
-        print(plan.text(), flush=True)
+        print(*filter(None, (plan.text(), unlike)), sep="\n", flush=True)
     if options.plan:
         return 0
     told.running = options
@@ -71,7 +73,7 @@ class _Told:
 
     def of(self, error: Exception, status: int) -> int:
         """Say an error: the main one's, all processes' or this one's own. Raises a bug."""
-        if is_gone(error):
+        if is_network(error):
             # It said so itself, or was killed, which torchrun reports.
             return self.say("another process has ended, which ends the run.", 1)
         if isinstance(error, (ElsewhereError, NotNumbersError)) or self.main:

@@ -14,19 +14,10 @@ import torch
 from torch import distributed as dist
 
 from ..errors import MogaError, sentence
+from .network import apart, check_address, check_nccl, unlike
 from .shards import ParallelismError
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: one process may be reading a model meanwhile
-_ENDED = (  # in the words of gloo and NCCL
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Connection was likely closed",
-    "Broken pipe",
-    "Timed out waiting",
-    "recvBytes",
-    "sendBytes",
-    "ncclRemoteError",
-)
 
 
 class ElsewhereError(MogaError, RuntimeError):
@@ -79,25 +70,31 @@ class Processes:
 def join(timeout: timedelta = TIMEOUT) -> Processes:
     """Meet the other processes, each with a GPU of its own where there are any.
 
-    Raises ParallelismError where they cannot meet, or cannot work together on their GPUs.
+    Raises NetworkError where they cannot meet, ParallelismError where GPUs are too few.
     """
     processes = Processes(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     gpus = torch.cuda.is_available()
     if gpus:
         _check_gpus()
     backend = "cpu:gloo,cuda:nccl" if gpus else "cpu:gloo"
+    check_address()
     try:
         dist.init_process_group(backend, timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:  # of gloo, NCCL and the store
-        raise ParallelismError(
-            f"the processes can't meet ({str(error).strip().splitlines()[0]}); on one machine "
-            "start them with torchrun --standalone, on several name the network that they share: "
-            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME."
-        ) from None
+        raise apart(error) from None
     if gpus:
         torch.cuda.set_device(processes.local_rank)
-        _check_alike(processes)
     return processes
+
+
+def unlike_cards(processes: Processes) -> str | None:
+    """What to say of the processes' GPUs if they are unlike. All processes call it."""
+    if not torch.cuda.is_available():
+        return None
+    card = torch.cuda.get_device_properties(processes.local_rank)
+    cards: list[Any] = [None] * processes.count
+    dist.all_gather_object(cards, (card.name, card.total_memory))
+    return unlike(cards)
 
 
 def leave() -> None:
@@ -105,11 +102,6 @@ def leave() -> None:
     if dist.is_initialized():
         with suppress(RuntimeError):  # some may have gone already
             dist.destroy_process_group()
-
-
-def is_gone(error: BaseException) -> bool:
-    """Whether it is what a collective says when a process that it waits for has ended."""
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ENDED)
 
 
 def _number(name: str) -> int:
@@ -129,22 +121,4 @@ def _check_gpus() -> None:
             f"{here} processes were started on a machine with {gpus} GPUs, and each needs its own; "
             f"give --nproc-per-node {gpus}."
         )
-    if not dist.is_nccl_available():
-        raise ParallelismError(
-            "this PyTorch has no NCCL, by which GPUs exchange data; use one of PyTorch's own "
-            "builds for CUDA on Linux, or one process."
-        )
-
-
-def _check_alike(processes: Processes) -> None:
-    """Unlike cards would all wait for the slowest, and the smallest decides what fits."""
-    card = torch.cuda.get_device_properties(processes.local_rank)
-    cards: list[Any] = [None] * processes.count
-    dist.all_gather_object(cards, (card.name, round(card.total_memory / 1024**3)))
-    for rank, other in enumerate(cards):
-        if other != cards[0]:
-            names = [f"{name} with {size} GiB" for name, size in (cards[0], other)]
-            raise ParallelismError(
-                f"the processes have unlike GPUs ({names[0]}, and {names[1]} at process {rank}); "
-                "choose cards of one kind with CUDA_VISIBLE_DEVICES."
-            )
+    check_nccl()

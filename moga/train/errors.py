@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,9 @@ from typing import TypeVar
 import torch
 
 from ..errors import MogaError
+from ..parallel.network import NETWORK, first_line, is_network
 
 Raised = TypeVar("Raised", bound=Exception)
-# Lost processes: what one of them raises, the others wait for in vain.
-NETWORK: tuple[type[Exception], ...] = ()
-if torch.distributed.is_available():
-    NETWORK = (torch.distributed.DistError,)
-_GLOO = ("gloo/transport", "Connection closed by peer", "Timed out waiting")  # in RuntimeErrors
 NO_DISK = (torch.OutOfMemoryError, *NETWORK)  # RuntimeErrors that no disk raises
 
 
@@ -29,21 +24,6 @@ def everywhere(error: Raised) -> Raised:
     """Mark an error that every process meets alike, so that one of them tells of it."""
     error.everywhere = True
     return error
-
-
-def is_network(error: BaseException) -> bool:
-    """Whether an error says that other processes are lost, or do not answer."""
-    words = str(error)
-    return isinstance(error, NETWORK) or (
-        isinstance(error, RuntimeError)
-        and not isinstance(error, MogaError)
-        and any(sign in words for sign in _GLOO)
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """What PyTorch says of the network, without where in its sources it does."""
-    return re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_runs import refused
 
-from moga.train.network import NetworkError, check_network, unlike
+from moga.parallel.network import NetworkError, unlike
+from moga.train.network import check_network
 
 GIB = 1 << 30
 
