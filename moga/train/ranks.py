@@ -11,16 +11,16 @@ FSDP do, makes the mean over groups divided by their size; `Ranks.loss_scale` ma
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ..hosts.diffusers import share_sequence
+from ..parallel import ParallelismError
 from .errors import everywhere
 from .read_settings import SettingsError
 from .settings import Settings, Stage
@@ -88,33 +88,10 @@ class Ranks:
         """Let this process's group run the model together, on one sequence."""
         if self.sequence == 1:
             return
-        config = self._config()
-        # It is called experimental there, by every process, and what isn't split is told of later.
-        logging.getLogger("diffusers.hooks.context_parallel").setLevel(logging.ERROR)
-        said = logging.getLogger("diffusers.models.modeling_utils")
-        level = said.level
-        said.setLevel(logging.ERROR)
         try:
-            dit.enable_parallelism(config=config)
-        finally:
-            said.setLevel(level)
-
-    def _config(self) -> Any:
-        """What diffusers is told. Raises SettingsError for one that cannot be told it."""
-        mesh = self._mesh
-        try:
-            from diffusers import ContextParallelConfig
-
-            return ContextParallelConfig(
-                ulysses_degree=self.sequence, ulysses_anything=True, mesh=mesh
-            )
-        except (ImportError, TypeError):
-            raise everywhere(
-                SettingsError(
-                    f"parallel.sequence is {self.sequence}, which needs a newer diffusers; install "
-                    "0.42 or later."
-                )
-            ) from None
+            share_sequence(dit, self._mesh)
+        except ParallelismError as error:
+            raise everywhere(error) from None
 
     @cached_property
     def _mesh(self) -> DeviceMesh:

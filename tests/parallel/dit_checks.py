@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import diffusers
 import torch
 from diffusers import ContextParallelConfig
 from tiny_wan import make_call, make_wan
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from moga.config import MoGAConfig
 from moga.hosts.diffusers import (
@@ -14,6 +16,7 @@ from moga.hosts.diffusers import (
     disable_moga,
     enable_moga,
     record_routing,
+    share_sequence,
     watch_attention,
 )
 from moga.hosts.diffusers.enable import is_enabled
@@ -180,6 +183,17 @@ def check_what_cannot_be_shared_is_refused(rank, ranks):
         assert "5 latent frames" in str(error)
     else:
         raise AssertionError("it was not refused")
+
+
+def check_a_diffusers_that_cannot_share(rank, ranks):
+    mesh = init_device_mesh("cpu", (1, ranks), mesh_dim_names=("ring", "ulysses"))
+    newer, dit = diffusers.ContextParallelConfig, wan()
+    try:
+        diffusers.ContextParallelConfig = lambda ring_degree, ulysses_degree: None  # as in 0.36
+        assert "install 0.42 or later" in refused(share_sequence, dit, mesh)
+    finally:
+        diffusers.ContextParallelConfig = newer
+    assert dit._parallel_config is None
 
 
 def refused(do, *given):

@@ -180,7 +180,7 @@ class _State:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Take `moga` out of attention_kwargs, which diffusers would drop, and make the Call."""
         kwargs = {**dict(zip(_FORWARD, args, strict=False)), **kwargs}
-        if self.watch is not None and module._parallel_config is not None:
+        if self.watch is not None and getattr(module, "_parallel_config", None):
             raise ParallelismError(
                 "a process that shares its sequence can't show the whole layer; watch attention "
                 "without enable_parallelism."

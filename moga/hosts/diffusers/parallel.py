@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffusers import ContextParallelConfig
 from diffusers.utils import logging
 from torch import nn
 
@@ -15,17 +14,25 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def share_sequence(dit: nn.Module, mesh: DeviceMesh, tokens: int) -> None:
-    """Let the processes of a mesh share every call's `tokens` tokens, with MoGA and without.
+def share_sequence(dit: nn.Module, mesh: DeviceMesh, tokens: int | None = None) -> None:
+    """Let the processes of a mesh share the tokens of every call, with MoGA and without.
 
-    mesh: with the dimensions "ring", of size 1, and "ulysses". Raises ParallelismError.
+    mesh: with the dimensions "ring", of size 1, and "ulysses". tokens: of every call; None where
+    they differ. Raises ParallelismError.
     """
     ranks, heads = mesh["ulysses"].size(), dit.config.num_attention_heads
     if ranks == 1:
         return
     check_heads(heads, ranks)
-    uneven = bool(tokens % ranks or heads % ranks)
-    config = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=uneven, mesh=mesh)
+    uneven = tokens is None or bool(tokens % ranks or heads % ranks)
+    try:
+        from diffusers import ContextParallelConfig
+
+        config = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=uneven, mesh=mesh)
+    except (ImportError, TypeError):
+        raise ParallelismError(
+            "processes that share a sequence need a newer diffusers; install 0.42 or later."
+        ) from None
     # A timestep for each token, which is split too, is what the 5B model alone has.
     plan = {at: how for at, how in dit._cp_plan.items() if at or _times_tokens(dit)}
     loud = logging.get_verbosity()
@@ -58,7 +65,7 @@ def check_parallelism(dit: nn.Module) -> None:
         )
     heads, ranks = dit.config.num_attention_heads, config.ulysses_degree
     check_heads(heads, ranks)
-    if heads % ranks and not config.ulysses_anything:
+    if heads % ranks and not getattr(config, "ulysses_anything", False):
         raise ParallelismError(
             f"ulysses_degree is {ranks}, which does not divide the model's {heads} attention "
             "heads; give one that does, or ulysses_anything=True."
@@ -76,7 +83,7 @@ def shards_of(dit: nn.Module, tokens: int) -> SequenceShards | None:
     check_parallelism(dit)  # it may have been enabled after MoGA
     config = parallel.context_parallel_config
     ranks = config.ulysses_degree
-    if tokens % ranks and not config.ulysses_anything:
+    if tokens % ranks and not getattr(config, "ulysses_anything", False):
         raise ParallelismError(
             f"the video has {tokens} tokens, which {ranks} processes can't share evenly; give "
             "another size or length, or ContextParallelConfig(..., ulysses_anything=True)."
