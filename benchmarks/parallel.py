@@ -16,6 +16,8 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -61,7 +63,9 @@ def main() -> None:
     options = read_options()
     if not torch.cuda.is_available():
         torch.accelerator.device_count = lambda: 1  # diffusers divides by it
-    processes = join()
+    processes = join(timedelta(minutes=5) if torch.cuda.is_available() else timedelta(minutes=30))
+    if processes.count & (processes.count - 1):
+        raise SystemExit(f"{processes.count} processes were started; start 2, 4, 8 or 16.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu", processes.local_rank)
     runs: list[dict] = []
     for case in cases(options, processes.count):
@@ -115,10 +119,7 @@ def measured(
     works = case.ranks > 1 or processes.main
     found, error = {}, None
     # As many sequences as fit beside one another, all alike: no card is idle, none waits.
-    mesh = None
-    if case.ranks > 1:
-        shape = (processes.count // case.ranks, 1, case.ranks)
-        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("copies", "ring", "ulysses"))
+    mesh = mesh_of(processes.count // case.ranks, case.ranks, device.type) if works else None
     if works:
         try:
             if device.type == "cuda":
@@ -140,6 +141,14 @@ def measured(
         return {"error": errors[0]}
     numbers = [found for found, _ in every if found]
     return {name: max(n[name] for n in numbers) for name in numbers[0]}
+
+
+@cache
+def mesh_of(copies: int, ranks: int, kind: str) -> DeviceMesh | None:
+    """One for each number of ranks: every other would open connections of its own."""
+    if ranks == 1:
+        return None
+    return init_device_mesh(kind, (copies, 1, ranks), mesh_dim_names=("copies", "ring", "ulysses"))
 
 
 def layer(case: Case, mesh: DeviceMesh | None, device: torch.device, repeats: int) -> dict:

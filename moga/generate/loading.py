@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from diffusers import WanPipeline
 from ..checkpoint import DTYPES
 from ..hosts.diffusers import build_pipeline, enable_moga, make_scheduler, shot_inputs
 from .options import DENSE, Options, UsageError
+from .places import RunError
 from .plan import Plan
 
 
@@ -19,6 +22,18 @@ def device_of(options: Options) -> torch.device:
     if options.offload != "none" and device.type == "cpu":
         raise UsageError("--offload moves models to a GPU and back, but --device is cpu; leave it.")
     return device
+
+
+@contextmanager
+def telling_of_memory(device: torch.device) -> Iterator[None]:
+    """Tell of a device that has too little. Raises RunError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise RunError(
+            f"{device} ran out of memory; give --offload model or, to one process, group, a "
+            "smaller --size or shorter shots."
+        ) from None
 
 
 def choose_device(name: str) -> torch.device:

@@ -60,10 +60,18 @@ def estimate(options: Options, models: Models, layout: VideoLayout, ranks: int =
         weights=sum(weights) + sum(others),
         sampling_weights=max(weights, default=0),
         largest=max(*weights, *others, 0),
-        sampling=-(-layout.tokens // ranks) * dtype.itemsize * _values_per_token(models),
+        sampling=dtype.itemsize * _values(models, layout.tokens, ranks),
         decoding=_VAE_BYTES_PER_PIXEL * dtype.itemsize * options.width * options.height,
         offload=options.offload,
     )
+
+
+def _values(models: Models, tokens: int, ranks: int) -> int:
+    """Alive on each of the ranks that share the tokens: first each embeds all of them."""
+    shared = -(-tokens // ranks) * _values_per_token(models)
+    if ranks == 1 or not models.transformers:
+        return shared
+    return max(2 * tokens * models.first.width, shared + tokens * models.first.width)
 
 
 def _values_per_token(models: Models) -> int:

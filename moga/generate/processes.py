@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 
 from ..errors import sentence
-from ..parallel.network import is_network
+from ..parallel.network import NetworkError, backend_failed, is_network
 from ..parallel.processes import ElsewhereError, Processes, join, leave, unlike_cards
+from ..parallel.signals import end, last_word
 from ..video import VideoError
 from . import cli
 from .options import Options, parse
@@ -16,23 +20,47 @@ from .places import NotNumbersError, RunError
 from .plan import fit, make_plan
 from .run import run
 
+_ENDED = "another process has ended, which ends the run."
+
 
 def main_of_several(arguments: Sequence[str]) -> int:
-    """`moga.generate` in each of the processes that torchrun started. Returns the exit status."""
+    """`moga.generate` in each of the processes that torchrun started. Returns the exit status.
+
+    After an error it does not return, but ends the process: saying good-bye to the others would
+    wait for those that wait for this one.
+    """
     told = _Told()
+    signal.signal(signal.SIGTERM, _to_end)
     try:
-        return _main(arguments, told)
-    except KeyboardInterrupt:
-        return told.say("stopped.", 130)
-    except (RunError, VideoError, OSError) as error:
-        return told.of(error, 1)
+        with last_word(told.stopped):
+            _main(arguments, told)
+    except KeyboardInterrupt as error:
+        for signum in (signal.SIGINT, signal.SIGTERM):  # once is enough
+            signal.signal(signum, signal.SIG_IGN)
+        told.stopped(signal.SIGTERM if isinstance(error, _ToldToEnd) else signal.SIGINT)
+        end(128 + signal.SIGINT)
+    except SystemExit as error:  # argparse's
+        end(error.code if isinstance(error.code, int) else 2)
     except Exception as error:
-        return told.of(error, 1 if told.running else 2)
-    finally:
-        leave()
+        failed = told.running is not None or isinstance(error, (RunError, VideoError, OSError))
+        try:
+            status = told.of(error, 1 if failed else 2)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        end(status)
+    return 0
 
 
-def _main(arguments: Sequence[str], told: _Told) -> int:
+class _ToldToEnd(KeyboardInterrupt):
+    """SIGTERM, from torchrun: another process has ended."""
+
+
+def _to_end(*_: object) -> None:
+    raise _ToldToEnd
+
+
+def _main(arguments: Sequence[str], told: _Told) -> None:
     processes = told.processes = join()
     main = processes.main
     with processes.agreed(), nullcontext() if main else redirect_stderr(io.StringIO()):
@@ -44,12 +72,12 @@ def _main(arguments: Sequence[str], told: _Told) -> int:
     if main:
         print(*filter(None, (plan.text(), unlike)), sep="\n", flush=True)
     if options.plan:
-        return 0
+        leave()
+        return
     told.running = options
     film = run(plan, processes)
     if main:
         print(f"wrote {film}")
-    return 0
 
 
 class _Told:
@@ -61,8 +89,10 @@ class _Told:
 
     @property
     def main(self) -> bool:
-        """Before they met, each says what keeps it from that."""
-        return self.processes is None or self.processes.main
+        """Before they met, one of each machine says what keeps them from that."""
+        if self.processes is None:
+            return os.environ.get("LOCAL_RANK", "0") == "0"
+        return self.processes.main
 
     def say(self, words: str, status: int) -> int:
         """What concerns all, once."""
@@ -71,13 +101,21 @@ class _Told:
             cli.say(f"{words}{kept}", status)
         return status
 
+    def stopped(self, signum: int) -> None:
+        """Say which signal ended it."""
+        self.say("stopped." if signum == signal.SIGINT else _ENDED, 1)
+
     def of(self, error: Exception, status: int) -> int:
         """Say an error: the main one's, all processes' or this one's own. Raises a bug."""
+        error = backend_failed(error) or error
         if is_network(error):
             # It said so itself, or was killed, which torchrun reports.
-            return self.say("another process has ended, which ends the run.", 1)
-        if isinstance(error, (ElsewhereError, NotNumbersError)) or self.main:
+            return self.say(_ENDED, 1)
+        alike = isinstance(error, (ElsewhereError, NotNumbersError, NetworkError))
+        if alike or self.main:
             if (words := sentence(error)) is None:
                 raise error
             return self.say(words, status)
+        if self.processes is None:
+            return status
         return cli.say_of(error, status)

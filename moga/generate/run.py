@@ -15,7 +15,7 @@ from ..parallel.processes import Processes, leave
 from ..pictures.contact_sheet import ContactSheet
 from ..vae.decode import broken_frames
 from ..video.writer import VideoError, VideoWriter
-from .loading import device_of, film_inputs, load
+from .loading import device_of, film_inputs, load, telling_of_memory
 from .places import LatentsLostError, NotNumbersError, RunError, save_latents, words_of
 from .plan import Plan
 from .together import begin
@@ -30,13 +30,8 @@ def run(plan: Plan, processes: Processes | None = None) -> Path | None:
     device = device_of(plan.options)
     if processes is not None and device.type == "cuda":
         device = torch.device("cuda", processes.local_rank)
-    try:
+    with telling_of_memory(device):
         return _run(plan, device, processes)
-    except torch.OutOfMemoryError:
-        raise RunError(
-            f"{device} ran out of memory; give --offload model or group, a smaller --size or "
-            "shorter shots."
-        ) from None
 
 
 def _run(plan: Plan, device: torch.device, processes: Processes | None) -> Path | None:

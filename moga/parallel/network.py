@@ -22,6 +22,7 @@ _LOST = (  # in RuntimeErrors of gloo and NCCL
     "Connection closed by peer",
     "Timed out waiting",
     "ncclRemoteError",
+    "remote process exited",
 )
 _ALIKE = 0.02  # how far the memory of cards of one kind differs: by what the driver keeps
 Card = tuple[str, int]  # its name, and its bytes of memory
@@ -40,6 +41,18 @@ def check_nccl() -> None:
         )
 
 
+def check_gpus() -> None:
+    """Raise NetworkError where processes of this machine would share a GPU."""
+    if not torch.cuda.is_available():
+        return
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), torch.cuda.device_count()
+    if here > gpus:
+        raise NetworkError(
+            f"{here} processes were started on a machine with {gpus} "
+            f"{'GPU' if gpus == 1 else 'GPUs'}, and each needs its own; start {gpus}."
+        )
+
+
 def check_address() -> None:
     """Raise NetworkError where the first machine has no address that this one knows."""
     if host := os.environ.get("MASTER_ADDR"):
@@ -55,11 +68,22 @@ def check_address() -> None:
 
 def is_network(error: BaseException) -> bool:
     """Whether an error says that other processes are lost, or do not answer."""
-    words = str(error)
-    return isinstance(error, NETWORK) or (
-        isinstance(error, RuntimeError)
-        and not isinstance(error, MogaError)
-        and any(sign in words for sign in _LOST)
+    if not isinstance(error, RuntimeError) or isinstance(error, MogaError):
+        return False
+    backend = isinstance(error, NETWORK) and isinstance(error, dist.DistBackendError)
+    if isinstance(error, NETWORK) and not backend:
+        return True
+    return any(sign in str(error) for sign in _LOST)
+
+
+def backend_failed(error: BaseException) -> NetworkError | None:
+    """What to say of NCCL, where it failed for a reason of its own; None for other errors."""
+    if not isinstance(error, NETWORK) or is_network(error):
+        return None
+    why = str(error).rpartition("Last error:")[2].strip() or str(error)
+    return NetworkError(
+        f"the GPUs can't exchange data ({first_line(RuntimeError(why))}); NCCL_DEBUG=INFO in the "
+        "environment says more."
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import distributed as dist
 
 from ..errors import MogaError, sentence
-from .network import apart, check_address, check_nccl, unlike
+from .network import apart, check_address, check_gpus, check_nccl, unlike
 from .shards import ParallelismError
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: one process may be reading a model meanwhile
@@ -70,12 +70,12 @@ class Processes:
 def join(timeout: timedelta = TIMEOUT) -> Processes:
     """Meet the other processes, each with a GPU of its own where there are any.
 
-    Raises NetworkError where they cannot meet, ParallelismError where GPUs are too few.
+    Raises NetworkError where they cannot meet, or GPUs are too few.
     """
     processes = Processes(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     gpus = torch.cuda.is_available()
-    if gpus:
-        _check_gpus()
+    check_nccl()
+    check_gpus()
     backend = "cpu:gloo,cuda:nccl" if gpus else "cpu:gloo"
     check_address()
     try:
@@ -112,13 +112,3 @@ def _number(name: str) -> int:
             f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')}, but {name} is "
             f"{os.environ.get(name)!r}; start the processes with torchrun, which sets both."
         ) from None
-
-
-def _check_gpus() -> None:
-    here, gpus = _number("LOCAL_WORLD_SIZE"), torch.cuda.device_count()
-    if here > gpus:
-        raise ParallelismError(
-            f"{here} processes were started on a machine with {gpus} GPUs, and each needs its own; "
-            f"give --nproc-per-node {gpus}."
-        )
-    check_nccl()

@@ -12,6 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import sentence
+from ..parallel.signals import last_word
+
+_STOPPED = {signal.SIGINT: "stopped; start again to go on from the last checkpoint."}
+_ENDED = (
+    "ended by its launcher, which does so when another process has ended; see what that one said, "
+    "and start again to go on from the last checkpoint."
+)
 
 
 class _ToldToEnd(BaseException):
@@ -31,14 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(words, getattr(error, "everywhere", False))
         return 2
     except KeyboardInterrupt:
-        _say("stopped; start again to go on from the last checkpoint.", everywhere=True)
+        _say(_STOPPED[signal.SIGINT], everywhere=True)
         return 130
     except _ToldToEnd:
-        _say(
-            "ended by its launcher, which does so when another process has ended; see what that "
-            "one said, and start again to go on from the last checkpoint.",
-            everywhere=True,
-        )
+        _say(_ENDED, everywhere=True)
         return 128 + signal.SIGTERM
 
 
@@ -114,7 +117,8 @@ def _told_to_end() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with last_word(lambda signum: _say(_STOPPED.get(signum, _ENDED), everywhere=True)):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

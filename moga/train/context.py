@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
@@ -15,13 +15,17 @@ from .settings import Settings
 from .validation import Film
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 @dataclass(frozen=True)
 class RunContext:
     """A run on its way.
 
     films: what is sampled now and then. fingerprint: of what decides the numbers of the run, see
-    `resume.fingerprint`. metadata: written into every file of weights.
+    `resume.fingerprint`. metadata: written into every file of weights. waiting: of
+    `network.waiting_group`.
     """
 
     settings: Settings
@@ -34,3 +38,4 @@ class RunContext:
     films: list[Film]
     fingerprint: dict[str, Any]
     metadata: dict[str, str]
+    waiting: ProcessGroup | None = None

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import MogaError
-from ..parallel.network import NETWORK, first_line, is_network
+from ..parallel.network import NETWORK, backend_failed, first_line, is_network
 
 Raised = TypeVar("Raised", bound=Exception)
 NO_DISK = (torch.OutOfMemoryError, *NETWORK)  # RuntimeErrors that no disk raises
@@ -32,6 +32,8 @@ def with_others(safe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if failed := backend_failed(error):
+            raise failed from error
         if not is_network(error):
             raise
         why = first_line(error)

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import gather_object
+from accelerate.utils import GradientAccumulationPlugin, gather_object
 from torch import distributed as dist
 
-from ..parallel.network import NetworkError, apart, check_address, check_nccl, unlike
+from ..parallel.network import NetworkError, apart, check_address, check_gpus, check_nccl, unlike
 from .errors import everywhere
 from .settings import Settings
 from .sharding import sharding
@@ -34,6 +34,10 @@ def join(settings: Settings) -> Accelerator:
             step_scheduler_with_optimizer=False,
             fsdp_plugin=split,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+            # Gradients that wait for the last forward of a step would lie whole on every card.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=1, sync_each_batch=split is not None
+            ),
         )
     except (RuntimeError, ValueError, OSError) as error:
         if launched() == 1:
@@ -47,6 +51,7 @@ def check_network() -> None:
         return
     try:
         check_nccl()
+        check_gpus()
     except NetworkError as error:
         raise everywhere(error) from None
     check_address()

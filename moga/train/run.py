@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -29,9 +29,12 @@ from .ranks import Ranks
 from .resume import check_same, fingerprint
 from .settings import Settings
 from .stage import StageRun
-from .together import for_all
+from .together import for_all, wait_for_main
 from .validation import films
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def run(settings: Settings) -> Path:
         say_unlike_cards(accelerator)
         start = for_all(accelerator, lambda: _start(settings, ranks, spec, alone), waiting)
         for_all(accelerator, lambda: _fill(spec, start.inputs), waiting)
-        return _train(settings, accelerator, ranks, spec, start)
+        return _train(settings, accelerator, ranks, spec, start, waiting)
 
 
 def fill_cache(settings: Settings, jobs: int = 1) -> None:
@@ -98,7 +101,12 @@ def _fill(spec: CacheSpec, inputs: Inputs, jobs: int = 1) -> None:
 
 
 def _train(
-    settings: Settings, accelerator: Accelerator, ranks: Ranks, spec: CacheSpec, start: Start
+    settings: Settings,
+    accelerator: Accelerator,
+    ranks: Ranks,
+    spec: CacheSpec,
+    start: Start,
+    waiting: ProcessGroup | None,
 ) -> Path:
     set_seed(settings.seed)
     workspace, newest = Workspace.of(settings), start.survey.newest
@@ -113,6 +121,7 @@ def _train(
         films(settings, spec),
         start.fingerprint,
         metadata(settings),
+        waiting,
     )
     for_all(accelerator, lambda: _begin(context, start.survey))
     accelerator.init_trackers(settings.log.project)
@@ -126,7 +135,7 @@ def _train(
         if newest and newest[1].stage == index:
             stage.resume(newest[0], newest[1].step)
         stage.run()
-        accelerator.wait_for_everyone()
+        wait_for_main(accelerator, waiting)  # which exports
         del stage
         accelerator.free_memory()
     accelerator.end_training()

@@ -36,3 +36,8 @@ def for_all(
         accelerator.wait_for_everyone()  # one that left would break what others still connect
         raise error
     return result
+
+
+def wait_for_main(accelerator: Accelerator, waiting: dist.ProcessGroup | None) -> None:
+    """Until the main process gets here too, which does alone what may take long."""
+    for_all(accelerator, lambda: None, waiting)

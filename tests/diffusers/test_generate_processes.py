@@ -91,13 +91,13 @@ def test_halves_where_there_are_two(line):
 
 def started(line, **changes):
     """A run of two processes, once it samples, and what it said."""
-    start, environment = command(2, ON_CPU, *line(steps=900, **changes))
+    start, environment = command(2, ON_CPU, *line(steps=1000, **changes))
     pipe = subprocess.PIPE
     run = subprocess.Popen(
         start, env=environment, stderr=pipe, stdout=pipe, text=True, start_new_session=True
     )
     said = ""
-    while "sampling: " not in said or " 2/" not in said.rpartition("sampling: ")[2]:
+    while not re.search(r" [1-9]\d*/1000 ", said[-200:]):
         said += (letter := run.stderr.read(1))
         assert letter, said
     return run, said
