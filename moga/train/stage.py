@@ -22,7 +22,7 @@ from .export import export
 from .learner import Learned, Learner, NotFiniteError
 from .objective import group_load
 from .state import StoredState
-from .together import for_all, wait_for_main
+from .together import for_all
 from .validation import FixedClips
 
 
@@ -122,10 +122,10 @@ class StageRun:
         accelerator, checkpoints = self.context.accelerator, self.context.checkpoints
         progress = Progress(self.index, self.learner.done, self.context.fingerprint)
         size = self.learner.saved_bytes()
-        waiting = self.context.waiting
-        for_all(accelerator, lambda: checkpoints.begin(progress, size), waiting)
+        for_all(accelerator, lambda: checkpoints.begin(progress, size))
         checkpoints.guarded(progress, self.learner.save)
-        for_all(accelerator, lambda: self._complete(progress), waiting)
+        # Reading it once more may take longer than a process may be silent.
+        for_all(accelerator, lambda: self._complete(progress), self.context.waiting)
 
     def _complete(self, progress: Progress) -> None:
         """Give a checkpoint its name, if all wrote it to one disk. Raises TrainingError."""
@@ -150,7 +150,6 @@ class StageRun:
             with self.learner.evaluated() as dit:
                 for name in names:
                     self.evaluation.evaluate(name, self.learner.done, dit)
-                    wait_for_main(self.context.accelerator, self.context.waiting)  # it decodes
 
     def _export(self) -> None:
         """Write the stage's model, and after the last stage what people use."""
