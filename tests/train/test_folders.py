@@ -176,7 +176,9 @@ def die(*words, **named):
 {module}.{name} = die
 """
     folder = project / "training"
-    assert train_alone(project, dying.format(module="ema", name="save_file")) == -signal.SIGKILL
+    assert (
+        train_alone(project, dying.format(module="learner", name="write_state")) == -signal.SIGKILL
+    )
     assert list(folder.glob("checkpoints/.*.part"))
     replace = "import os\nos.replace = lambda *_: os.kill(os.getpid(), 9)\n"
     begin = "from moga.train import export\nreal = export.write_model\n"
