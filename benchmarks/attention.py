@@ -22,6 +22,7 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import torch
+from grids import GRIDS
 from measuring import machine, peak, timed, wait
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,13 +43,6 @@ from moga.kernels.merge import mean_of, softmax_of
 from moga.layout import VideoLayout
 from moga.routing import Routing
 
-GRIDS = {
-    32_760: (21, 30, 52),
-    62_400: (40, 30, 52),
-    75_600: (21, 45, 80),
-    187_200: (120, 30, 52),
-    563_160: (361, 30, 52),
-}
 QUICK = {2_080: (20, 8, 13), 8_320: (40, 13, 16)}
 CONFIGS = {
     5: MoGAConfig(5, (2, 2)),

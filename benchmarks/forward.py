@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from attention import GRIDS, NO_PACKAGE, dense, hidden, layout_of
+from attention import NO_PACKAGE, dense, hidden, layout_of
+from grids import GRIDS
 from measuring import machine, queued
 from torch import Tensor, nn
 from torch.nn import LayerNorm, Linear
@@ -258,7 +259,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     device = torch.device(given.device)
-    given.grids = {**GRIDS, 62_400: (40, 30, 52)}
+    given.grids = GRIDS
     if given.quick:
         given.grids, given.tokens, given.layers = {480: (8, 6, 10)}, [480], 1
     result: dict = {"machine": machine(device), "forward": [], "training": []}

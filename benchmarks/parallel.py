@@ -22,8 +22,9 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import torch
-from attention import CONFIGS, GRIDS, layout_of, routing_of
+from attention import CONFIGS, layout_of, routing_of
 from diffusers import WanTransformer3DModel
+from grids import GRIDS
 from measuring import machine, queued, wait
 from torch import Tensor
 from torch import distributed as dist

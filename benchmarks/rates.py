@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.grids import GRIDS
 from moga.config import MoGAConfig
 from moga.layout import VideoLayout
 from moga.plan import blocks
@@ -29,13 +30,6 @@ from moga.wan import HEAD_WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-GRIDS = {
-    32_760: (21, 30, 52),
-    62_400: (40, 30, 52),
-    75_600: (21, 45, 80),
-    187_200: (120, 30, 52),
-    563_160: (361, 30, 52),
-}
 ALONE = "auto, no extra package"
 
 Term = tuple[float, ...]  # a row of an equation: factors of the unknowns, then what was measured

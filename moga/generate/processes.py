@@ -6,8 +6,8 @@ import io
 import os
 import signal
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 
 from ..errors import sentence
 from ..parallel.network import NetworkError, backend_failed, is_network
@@ -63,7 +63,7 @@ def _to_end(*_: object) -> None:
 def _main(arguments: Sequence[str], told: _Told) -> None:
     processes = told.processes = join()
     main = processes.main
-    with processes.agreed(), nullcontext() if main else redirect_stderr(io.StringIO()):
+    with processes.agreed(), nullcontext() if main else _silence():
         options = parse(arguments)
     with processes.agreed():
         # What writes, to see whether it can, is the main process.
@@ -78,6 +78,13 @@ def _main(arguments: Sequence[str], told: _Told) -> None:
     film = run(plan, processes)
     if main:
         print(f"wrote {film}")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """For what argparse says by itself, and every process would."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 class _Told:

@@ -24,6 +24,7 @@ _LOST = (  # in RuntimeErrors of gloo and NCCL
     "ncclRemoteError",
     "remote process exited",
 )
+_APART = ("gloo", "rendezvous", "connect", "address", "hostname", "socket", "timed out", "timeout")
 _ALIKE = 0.02  # how far the memory of cards of one kind differs: by what the driver keeps
 Card = tuple[str, int]  # its name, and its bytes of memory
 
@@ -85,6 +86,12 @@ def backend_failed(error: BaseException) -> NetworkError | None:
         f"the GPUs can't exchange data ({first_line(RuntimeError(why))}); NCCL_DEBUG=INFO in the "
         "environment says more."
     )
+
+
+def is_apart(error: BaseException) -> bool:
+    """Whether PyTorch says, at the start, that it did not bring the processes together."""
+    words = str(error).lower()
+    return isinstance(error, (*NETWORK, OSError)) or any(sign in words for sign in _APART)
 
 
 def apart(error: Exception) -> NetworkError:

@@ -34,11 +34,12 @@ def last_word(say: Callable[[int], None], grace: float = GRACE) -> Iterator[None
     done = threading.Event()
 
     def wait() -> None:
-        while signals := os.read(receiving, 1):
-            if signals[0] in (signal.SIGINT, signal.SIGTERM):
-                break
-        else:
-            return
+        with os.fdopen(receiving, "rb", buffering=0) as heard:
+            while signals := heard.read(1):
+                if signals[0] in (signal.SIGINT, signal.SIGTERM):
+                    break
+            else:
+                return
         time.sleep(grace)
         if not done.is_set():
             say(signals[0])

@@ -117,7 +117,7 @@ def _wire_bytes(job: Job, learning: Learning, turns: int, passes: int) -> dict[s
         found[GATHERS] = turns * 2 * whole * wire.share(shard)
         found[SUMS] = turns * learned * wire.share(shard)
         if cards > shard:
-            found[SUMS] += 2 * learned / shard * wire.share(cards // shard)
+            found[SUMS] += turns * 2 * learned / shard * wire.share(cards // shard)
     elif cards > 1:
         found[SUMS] = 2 * learned * wire.share(cards)
     return found

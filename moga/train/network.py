@@ -10,7 +10,15 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 from torch import distributed as dist
 
-from ..parallel.network import NetworkError, apart, check_address, check_gpus, check_nccl, unlike
+from ..parallel.network import (
+    NetworkError,
+    apart,
+    check_address,
+    check_gpus,
+    check_nccl,
+    is_apart,
+    unlike,
+)
 from .errors import everywhere
 from .settings import Settings
 from .sharding import sharding
@@ -40,7 +48,7 @@ def join(settings: Settings) -> Accelerator:
             ),
         )
     except (RuntimeError, ValueError, OSError) as error:
-        if launched() == 1:
+        if launched() == 1 or not is_apart(error):
             raise
         raise apart(error) from error
 
@@ -52,9 +60,11 @@ def check_network() -> None:
     try:
         check_nccl()
         check_gpus()
+        check_address()
     except NetworkError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise  # one of each machine tells of it
         raise everywhere(error) from None
-    check_address()
 
 
 def waiting_group(accelerator: Accelerator) -> dist.ProcessGroup | None:

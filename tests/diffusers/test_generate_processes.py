@@ -89,15 +89,15 @@ def test_halves_where_there_are_two(line):
         assert Sharing.of(parse(line(**changes)), processes).ranks == ranks
 
 
-def started(line, **changes):
-    """A run of two processes, once it samples, and what it said."""
-    start, environment = command(2, ON_CPU, *line(steps=1000, **changes))
+def started(line, doing="sampling", steps=1000):
+    """A run of two processes, once it samples or decodes, and what it said."""
+    start, environment = command(2, ON_CPU, *line(steps=steps))
     pipe = subprocess.PIPE
     run = subprocess.Popen(
         start, env=environment, stderr=pipe, stdout=pipe, text=True, start_new_session=True
     )
     said = ""
-    while not re.search(r" [1-9]\d*/1000 ", said[-200:]):
+    while not re.search(rf"{doing}: .* [1-9]\d*/\d+ ", said[-200:]):
         said += (letter := run.stderr.read(1))
         assert letter, said
     return run, said
@@ -111,6 +111,18 @@ def test_a_process_that_dies_ends_all(line, tmp_path):
     assert run.returncode != 0
     assert said.count("moga.generate: ") <= 1 and "Signal 9 (SIGKILL)" in said
     assert [path for path in tmp_path.iterdir() if path.name.startswith("film")] == []
+
+
+def test_ctrl_c_while_decoding_keeps_the_latents(line, tmp_path):
+    """By then the others are done; the film is what the main process alone makes."""
+    (tmp_path / "story.txt").write_text("[20s] rain\n[20s] coffee")
+    run, said = started(line, "decoding", steps=1)
+    os.killpg(run.pid, signal.SIGINT)
+    said += run.communicate(timeout=120)[1]
+    latents = tmp_path / "film.latents.safetensors"
+    words = f"moga.generate: stopped. The latents are in {latents}: --latents decodes them."
+    assert run.returncode != 0 and said.count(words) == 1 == said.count("moga.generate: "), said
+    assert sorted(path.name for path in tmp_path.glob("film*")) == [latents.name]
 
 
 def test_ctrl_c_ends_all_with_a_word(line, tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import diffusers
 import torch
 from diffusers import ContextParallelConfig
+from refusal import refused
 from tiny_wan import make_call, make_wan
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,7 +21,6 @@ from moga.hosts.diffusers import (
     watch_attention,
 )
 from moga.hosts.diffusers.enable import is_enabled
-from moga.parallel import ParallelismError
 from moga.routing import balance_loss
 
 CONFIG = MoGAConfig(groups=3, windows=(2, 2), window_frames=2)
@@ -194,11 +194,3 @@ def check_a_diffusers_that_cannot_share(rank, ranks):
     finally:
         diffusers.ContextParallelConfig = newer
     assert dit._parallel_config is None
-
-
-def refused(do, *given):
-    try:
-        do(*given)
-    except ParallelismError as error:
-        return str(error)
-    raise AssertionError("it was not refused")

@@ -3,13 +3,14 @@
 import random
 
 import torch
+from refusal import refused
 from torch import distributed as dist
 
 from moga.attention import moga_attention
 from moga.attention.ulysses import ulysses_attention
 from moga.config import MoGAConfig
 from moga.layout import VideoLayout
-from moga.parallel import ParallelismError, SequenceShards
+from moga.parallel import SequenceShards
 from moga.parallel.exchange import start_gather, start_to_heads, start_to_tokens
 from moga.parallel.shards import shares
 from moga.routing import Routing, balance_loss
@@ -149,11 +150,3 @@ def check_what_cannot_be_shared_is_refused(rank, ranks):
     assert f"{ranks} processes share a sequence, but there are {ranks - 1} attention heads" in told
     told = refused(SequenceShards.of, ranks - 1, dist.group.WORLD)
     assert f"the video has {ranks - 1} tokens, fewer than the {ranks} processes" in told
-
-
-def refused(do, *given):
-    try:
-        do(*given)
-    except ParallelismError as error:
-        return str(error)
-    raise AssertionError("it was not refused")

@@ -41,7 +41,7 @@ NO_PLAN = {
     "data.json": "of the data pipeline, on a CPU",
     "ablation.json": "losses, not seconds",
     "ablation-union.json": "losses, not seconds",
-    "comfyui.json": "of ComfyUI's own work around a model: loading, graphs, encoding",
+    "comfyui-cuda.json": "of ComfyUI's own work around a model: loading, graphs, encoding",
     "groups.json": "what `--uneven` stands for; given to the figures of training.json below",
 }
 # Numbers beside the figures: what was asked for, and what follows from other figures.

@@ -31,13 +31,14 @@ from safetensors.torch import save_file
 import moga.train.evaluation
 import moga.train.run
 from moga.train import main
+from moga.train.learner import Learner
 from moga.train.log import Log
 
 sys.path.append(str(Path(__file__).parents[1] / "parallel"))
 from ranks import gather_unequal
 
 begin, write_film, add = PartialState.__init__, moga.train.evaluation.write_film, Log.add
-make_cache = moga.train.run.make_cache
+make_cache, forward_backward = moga.train.run.make_cache, Learner._forward_backward
 
 
 def begin_as_if_accelerated(state, *args, **kwargs):
@@ -87,6 +88,14 @@ def falling_ill(ill, rank):
     return add_or_not
 
 
+def with_spread_gradients(learner, batch):
+    """Weights that are split have split gradients after every forward, not the last alone."""
+    part = forward_backward(learner, batch)
+    if learner.sharded:
+        assert any(p.grad is not None for p in learner.trained.values())
+    return part
+
+
 def play(launch, rank, folder):
     before = dict(os.environ)
     os.environ.update(environment(launch, rank))
@@ -116,6 +125,7 @@ def free_port():
 def run(path):
     launches = [{**launch, "port": free_port()} for launch in json.loads(path.read_text())]
     PartialState.__init__ = begin_as_if_accelerated
+    Learner._forward_backward = with_spread_gradients
     moga.train.evaluation.write_film = with_latents
     torch.accelerator.device_count = lambda: 1
     context_parallel._all_gather_anything = gather_unequal

@@ -69,9 +69,21 @@ def launched(project, **settings):
     return run.stderr
 
 
+NOBODY = "no-such-machine.invalid"
+
+
 def test_a_machine_that_nobody_knows(project):
-    said = launched(project, MASTER_ADDR="no-such-machine.invalid")
-    assert "moga.train: process 1: MASTER_ADDR is no-such-machine.invalid, which no machine" in said
+    said = launched(project, MASTER_ADDR=NOBODY, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    assert f"moga.train: process 1: MASTER_ADDR is {NOBODY}, which no machine" in said
+
+
+@pytest.mark.parametrize(("local", "silent"), [("0", False), ("1", True)])
+def test_the_first_process_of_each_machine_tells_of_it(monkeypatch, local, silent):
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": local, "MASTER_ADDR": NOBODY}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(NetworkError, match=NOBODY) as caught:
+        check_network()
+    assert getattr(caught.value, "everywhere", False) == silent
 
 
 def test_a_first_process_that_never_comes(project):

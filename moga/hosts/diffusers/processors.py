@@ -1,7 +1,8 @@
 """Attention processors: MoGA where plain Wan attends to everything, and text shot by shot.
 
 Each keeps the processor that was there and hands over to it where nothing is to be done, so a call
-that MoGA has no part in gives plain Wan's numbers bit for bit.
+that MoGA has no part in gives plain Wan's numbers bit for bit; on ranks that share a sequence, to
+rounding.
 
 Letters: B batch, L visual tokens, N heads, D head width, C = N * D.
 """

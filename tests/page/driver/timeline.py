@@ -91,9 +91,13 @@ class Timeline:
 
     @property
     def shares(self) -> list[float]:
-        """How much of the bar each shot has, by what can be seen."""
-        widths = [s.bounding_box()["width"] for s in self._element.query_selector_all(".moga-shot")]
-        return [width / sum(widths) for width in widths]
+        """How much of the bar each shot has, by what can be seen; of a hidden one nothing."""
+        # in one go: between two calls the page may draw the shots anew
+        widths = self._element.evaluate(
+            "element => [...element.querySelectorAll('.moga-shot')]"
+            ".map(shot => shot.getBoundingClientRect().width)"
+        )
+        return [width / sum(widths) for width in widths if width]
 
     @property
     def cuts(self) -> list[ElementHandle]:
@@ -112,10 +116,9 @@ class Timeline:
 
     def drag(self, cut: int, share: float, drop: bool = True) -> None:
         """Take a cut, from 1, and put it where the bar is so many parts of itself long."""
-        handle = self.cuts[cut - 1].bounding_box()
-        track = self._element.query_selector(".moga-track").bounding_box()
-        start = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-        end = track["x"] + share * track["width"], start[1]
+        start = self._middle(".moga-cut", cut - 1)
+        left, _, width, _ = self._place(".moga-track")
+        end = left + share * width, start[1]
         self._page.mouse.move(*start)
         self._page.mouse.down()
         self._page.mouse.move(*end, steps=8)
@@ -135,6 +138,26 @@ class Timeline:
     def add(self) -> None:
         self._page.mouse.click(*self._middle(".moga-plus"))
 
-    def _middle(self, selector: str) -> tuple[float, float]:
-        box = self._element.query_selector(selector).bounding_box()
-        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    def _middle(self, selector: str, which: int = 0) -> tuple[float, float]:
+        left, top, width, height = self._place(selector, which)
+        return left + width / 2, top + height / 2
+
+    def _place(self, selector: str, which: int = 0) -> list[float]:
+        """Left, top, width and height on the page, once it is drawn there and holds still."""
+        seen: list[list[float] | None] = [None]
+
+        def still() -> bool:
+            seen.append(
+                self._element.evaluate(
+                    "(element, [selector, which]) => {"
+                    "  const box = element.querySelectorAll(selector)[which]"
+                    "    ?.getBoundingClientRect();"
+                    "  return box?.width ? [box.x, box.y, box.width, box.height] : null;"
+                    "}",
+                    [selector, which],
+                )
+            )
+            return seen[-1] is not None and seen[-1] == seen[-2]
+
+        wait_until(still, f"{selector} on the page")
+        return seen[-1]
