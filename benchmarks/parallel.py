@@ -38,6 +38,7 @@ from moga.hosts.diffusers import ShotCall, enable_moga, record_routing, share_se
 from moga.parallel import SequenceShards
 from moga.parallel.exchange import start_gather, start_to_heads, start_to_tokens
 from moga.parallel.processes import Processes, join, leave
+from moga.parallel.signals import end
 from moga.routing import Routing, balance_loss
 
 MODELS = {  # heads, layers, feed-forward
@@ -83,6 +84,7 @@ def main() -> None:
             text = json.dumps({"machine": machine(device), "runs": runs}, indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
     leave()
+    end(0)  # Python's own end can abort over threads that PyTorch's network has left
 
 
 def read_options() -> argparse.Namespace:

@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from typing import NoReturn
 
 from ..errors import sentence
 from ..parallel.network import NetworkError, backend_failed, is_network
@@ -23,11 +24,12 @@ from .run import run
 _ENDED = "another process has ended, which ends the run."
 
 
-def main_of_several(arguments: Sequence[str]) -> int:
-    """`moga.generate` in each of the processes that torchrun started. Returns the exit status.
+def main_of_several(arguments: Sequence[str]) -> NoReturn:
+    """`moga.generate` in each of the processes that torchrun started. Ends the process.
 
-    After an error it does not return, but ends the process: saying good-bye to the others would
-    wait for those that wait for this one.
+    At once, in every case: after an error, saying good-bye to the others would wait for those that
+    wait for this one; and Python's own end can abort over threads that PyTorch's network has left,
+    for which torchrun would end the one that still decodes.
     """
     told = _Told()
     signal.signal(signal.SIGTERM, _to_end)
@@ -49,7 +51,7 @@ def main_of_several(arguments: Sequence[str]) -> int:
             traceback.print_exc()
             status = 1
         end(status)
-    return 0
+    end(0)
 
 
 class _ToldToEnd(KeyboardInterrupt):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 GRACE = 10.0  # seconds for the handler; launchers kill after 30
 
@@ -54,7 +55,7 @@ def last_word(say: Callable[[int], None], grace: float = GRACE) -> Iterator[None
         os.close(sending)  # which ends the thread
 
 
-def end(status: int) -> None:
+def end(status: int) -> NoReturn:
     """End this process at once: no good-bye to other processes, which may never answer."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     # diffusers divides by how many accelerators there are.
     torch.accelerator.device_count = lambda: 1
     context_parallel._all_gather_anything = gather_unequal
-    dist.init_process_group("cpu:gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("cpu:gloo", timeout=timedelta(minutes=5))
     told = {}
     for name, check in checks():
         try:

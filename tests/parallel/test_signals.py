@@ -24,11 +24,11 @@ import signal, time
 from moga.parallel.signals import last_word
 
 try:
-    with last_word(lambda signum: print("too late", flush=True), grace=0.5):
+    with last_word(lambda signum: print("too late", flush=True), grace=2):
         print("begun", flush=True)
         time.sleep(600)
 except KeyboardInterrupt:
-    time.sleep(1)
+    time.sleep(3)
     print("in time", flush=True)
 """
 

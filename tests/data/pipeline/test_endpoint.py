@@ -105,7 +105,7 @@ BAD = {
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("bad", BAD)
 def test_whatever_goes_wrong_is_tried_again(film, tmp_path, bad, times):
-    timeout = 0.5 if bad == "slow" else 20
+    timeout = 1.5 if bad == "slow" else 20
     with ChatServer(*[BAD[bad]] * times) as server:
         settings = asked(server, timeout=timeout, concurrency=1)
         done = caption(replace(film, shots=film.shots[:1]), settings, tmp_path)

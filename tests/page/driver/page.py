@@ -150,11 +150,17 @@ class ComfyPage:
 
     def errors(self) -> str:
         """All that the page says is wrong, with details unfolded; empty when it says nothing."""
+        from playwright.sync_api import TimeoutError
+
         details = self._page.get_by_test_id("error-overlay-see-errors")
-        if details.is_visible():
-            details.click()
-            self._page.get_by_test_id("properties-panel").wait_for()
         panel = self._page.get_by_test_id("properties-panel")
+        while details.is_visible():  # for as long as it takes the page to find that all is well
+            try:
+                details.click(timeout=5000)
+            except TimeoutError:
+                continue
+            panel.wait_for()
+            break
         folded = panel.locator("[aria-controls][aria-expanded=false]")
         for _ in range(folded.count()):
             folded.first.click()

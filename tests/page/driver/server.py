@@ -130,13 +130,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
     """Raises NotReached when ``condition()`` is still false after ``seconds``."""
     if not soon(condition, seconds):
         raise NotReached(f"waited {seconds} seconds for {what}")
 
 
-def soon(condition: Callable[[], Any], seconds: float = 10) -> bool:
+def soon(condition: Callable[[], Any], seconds: float = 60) -> bool:
     """Whether ``condition()`` comes true within ``seconds``."""
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end:
