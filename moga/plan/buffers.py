@@ -9,7 +9,7 @@ from ..wan import HEAD_WIDTH
 from .layer import IN_PLACE, MASKED, Kernels
 from .parts import LayerParts, Part
 
-_LARGE = 1 << 27  # numbers of q from which heads are done in shares: moga/attention/layer.py
+LARGE = 1 << 27  # numbers of q from which heads are done in shares: moga/attention/layer.py
 _SUMS = 1 / 64  # a log-sum-exp: four bytes beside D times two
 
 
@@ -31,7 +31,7 @@ def layer_tensors(parts: LayerParts, kernels: Kernels, heads: float) -> float:
         if parts.routed:
             results = 1 if kernels[parts.routed.name] == MASKED else 3
             whole = max(whole, held + 3 + results * (1 + _SUMS))
-    if tokens * heads * HEAD_WIDTH < _LARGE or shares == 1:
+    if tokens * heads * HEAD_WIDTH < LARGE or shares == 1:
         return whole
     return 1 + whole / min(shares, heads)
 
