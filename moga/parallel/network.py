@@ -90,8 +90,10 @@ def backend_failed(error: BaseException) -> NetworkError | None:
 
 def is_apart(error: BaseException) -> bool:
     """Whether PyTorch says, at the start, that it did not bring the processes together."""
+    if isinstance(error, OSError):
+        return error.filename is None  # else it is of a file
     words = str(error).lower()
-    return isinstance(error, (*NETWORK, OSError)) or any(sign in words for sign in _APART)
+    return isinstance(error, NETWORK) or any(sign in words for sign in _APART)
 
 
 def apart(error: Exception) -> NetworkError:

@@ -1,10 +1,12 @@
 """What is said of processes that don't find, or no longer hear, each other."""
 
+import socket
+
 import pytest
 import torch
 from torch import distributed as dist
 
-from moga.parallel.network import NetworkError, backend_failed, check_gpus, is_network
+from moga.parallel.network import NetworkError, backend_failed, check_gpus, is_apart, is_network
 
 NCCL = "NCCL error in: /pytorch/ProcessGroupNCCL.cpp:3690, {kind}, NCCL version 2.28\n{kind}: ...\n"
 
@@ -28,6 +30,19 @@ def test_a_lost_process_and_a_broken_nccl_are_told_apart():
 ])  # fmt: skip
 def test_what_says_that_another_is_lost(error):
     assert is_network(error)
+
+
+@pytest.mark.parametrize(("error", "apart"), [
+    (dist.DistStoreError("wait timeout after 3000ms"), True),
+    (RuntimeError("The client socket has failed to connect to any network address"), True),
+    (RuntimeError("[/pytorch/gloo/transport/tcp/device.cc:83] could not resolve hostname"), True),
+    (socket.gaierror(-2, "Name or service not known"), True),
+    (PermissionError(13, "Permission denied", "training"), False),
+    (ValueError("bf16 mixed precision requires PyTorch >= 1.10 and a supported device."), False),
+    (RuntimeError("CUDA out of memory."), False),
+])  # fmt: skip
+def test_what_says_that_processes_do_not_find_each_other(error, apart):
+    assert is_apart(error) == apart
 
 
 def test_what_says_nothing_of_others():

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moga.attention import layer
 from moga.config import MoGAConfig
 from moga.flops import computed, model_flops
 from moga.layout import VideoLayout
@@ -84,6 +85,10 @@ def test_more_ranks_never_hold_more_each(job, work, ranks):
     if len({job.film.layout.tokens * many * HEAD_WIDTH < LARGE for many in heads}) == 1:
         fewer, more = (of(job, way, work) for way in ways)
         assert more.bytes_held <= fewer.bytes_held * (1 + 1e-9)
+
+
+def test_tensors_are_large_where_the_layer_says_so():
+    assert layer._LARGE == LARGE
 
 
 @given(jobs(), works)

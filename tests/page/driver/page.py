@@ -154,13 +154,15 @@ class ComfyPage:
 
         details = self._page.get_by_test_id("error-overlay-see-errors")
         panel = self._page.get_by_test_id("properties-panel")
-        while details.is_visible():  # for as long as it takes the page to find that all is well
+        if details.is_visible():
             try:
-                details.click(timeout=5000)
+                details.click(timeout=20_000)
             except TimeoutError:
-                continue
-            panel.wait_for()
-            break
+                if details.is_visible():
+                    raise
+                # else the page has found by itself that all is well
+            else:
+                panel.wait_for()
         folded = panel.locator("[aria-controls][aria-expanded=false]")
         for _ in range(folded.count()):
             folded.first.click()

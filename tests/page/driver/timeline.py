@@ -144,20 +144,19 @@ class Timeline:
 
     def _place(self, selector: str, which: int = 0) -> list[float]:
         """Left, top, width and height on the page, once it is drawn there and holds still."""
-        seen: list[list[float] | None] = [None]
+        place: list[float] | None = None
 
         def still() -> bool:
-            seen.append(
-                self._element.evaluate(
-                    "(element, [selector, which]) => {"
-                    "  const box = element.querySelectorAll(selector)[which]"
-                    "    ?.getBoundingClientRect();"
-                    "  return box?.width ? [box.x, box.y, box.width, box.height] : null;"
-                    "}",
-                    [selector, which],
-                )
+            nonlocal place
+            before = place
+            place = self._element.evaluate(
+                "(element, [selector, which]) => {"
+                "  const box = element.querySelectorAll(selector)[which]?.getBoundingClientRect();"
+                "  return box?.width ? [box.x, box.y, box.width, box.height] : null;"
+                "}",
+                [selector, which],
             )
-            return seen[-1] is not None and seen[-1] == seen[-2]
+            return place is not None and place == before
 
         wait_until(still, f"{selector} on the page")
-        return seen[-1]
+        return place
