@@ -4,7 +4,8 @@
 
 Random weights and real shapes of Wan in diffusers, bfloat16, dense beside MoGA. One GPU is measured
 by the same run, while the others wait; then 2, 4, ... of them. efficiency = time of one GPU over
-(GPUs x their time). After every case the JSON is written. On a CPU, to try it: --tiny.
+(GPUs x their time). After every case the JSON is written; started again with it, this goes on where
+it was. On a CPU, to try it: --tiny.
 """
 
 from __future__ import annotations
@@ -69,22 +70,31 @@ def main() -> None:
     if processes.count & (processes.count - 1):
         raise SystemExit(f"{processes.count} processes were started; start 2, 4, 8 or 16.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu", processes.local_rank)
-    runs: list[dict] = []
+    runs: list[dict] = processes.from_main(read(options.json))
+    done = [run["case"] for run in runs]
     for case in cases(options, processes.count):
+        if vars(case) in done:
+            continue
         found = measured(case, options, processes, device)
         if not processes.main:
             continue
-        one = {**vars(case), "ranks": 1}
-        alone = next((run.get("ms") for run in runs if run["case"] == one), None)
-        if alone and "ms" in found:
-            found["efficiency"] = round(alone / (case.ranks * found["ms"]), 3)
         runs.append({"case": vars(case), **found})
+        add_efficiency(runs)
         print(json.dumps(runs[-1]), flush=True)
         if options.json:
             text = json.dumps({"machine": machine(device), "runs": runs}, indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
     leave()
     end(0)  # Python's own end can abort over threads that PyTorch's network has left
+
+
+def add_efficiency(runs: list[dict]) -> None:
+    """To what several ranks took, wherever one alone was measured too."""
+    for run in runs:
+        one = {**run["case"], "ranks": 1}
+        alone = next((other.get("ms") for other in runs if other["case"] == one), None)
+        if alone and "ms" in run and run["case"] != one:
+            run["efficiency"] = round(alone / (run["case"]["ranks"] * run["ms"]), 3)
 
 
 def read_options() -> argparse.Namespace:
@@ -101,6 +111,10 @@ def read_options() -> argparse.Namespace:
     if options.tiny:
         options.models, options.tokens = ["tiny"], list(TINY)
     return options
+
+
+def read(path: Path | None) -> list[dict]:
+    return json.loads(path.read_text("utf-8"))["runs"] if path and path.exists() else []
 
 
 def cases(options: argparse.Namespace, count: int) -> Iterator[Case]:
@@ -237,6 +251,9 @@ def shared(
     enable_moga(dit, CONFIGS[case.groups or 5], "random")
     if mesh is not None:
         share_sequence(dit, mesh, case.tokens)
+    if device.type == "cuda":  # the weights were drawn in float32
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     starts = tuple(frames * shot // 6 for shot in range(6))
     spans = tuple(pairwise(range(0, 7 * 512, 512)))
     call = {"moga": ShotCall(starts, frames, spans, dense=not case.groups)}

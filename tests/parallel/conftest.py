@@ -12,12 +12,12 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def together(tmp_path_factory):
-    """together(processes): {check: None, or what went wrong on which rank}."""
+    """together(processes, "cpu" or "cuda"): {check: None, or what went wrong on which rank}."""
 
     @cache
-    def made(processes: int) -> dict[str, str | None]:
+    def made(processes: int, device: str) -> dict[str, str | None]:
         folder = tmp_path_factory.mktemp(f"{processes}-processes")
-        run = launch(processes, str(HERE / "ranks.py"), str(folder))
+        run = launch(processes, str(HERE / "ranks.py"), str(folder), MOGA_CHECKS_ON=device)
         told: dict[str, str | None] = {}
         for rank in range(processes):
             file = folder / f"{rank}.json"

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import diffusers
+import tiny_wan
 import torch
 from diffusers import ContextParallelConfig
+from place import DEVICE
 from refusal import refused
-from tiny_wan import make_call, make_wan
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -29,6 +30,14 @@ SHOTS = ShotCall((0, 2, 3), 5, ((0, 8), (8, 16), (16, 24)))
 DENSE = replace(SHOTS, dense=True)
 LONG = ShotCall((0, 2), 5, ((0, 512), (512, 1024)))
 TEXT = {"i2v": 1024}  # that model takes 512 a shot
+
+
+def make_wan(kind="t2v", **settings):
+    return tiny_wan.make_wan(kind, **settings).to(DEVICE)
+
+
+def make_call(*kind, **settings):
+    return {name: t.to(DEVICE) for name, t in tiny_wan.make_call(*kind, **settings).items()}
 
 
 def wan(kind="t2v", **settings):
@@ -127,6 +136,7 @@ def check_every_gradient(rank, ranks):
     """The sum over the ranks: routed, with and without checkpointing, and dense."""
     call = make_call(batch=2)
     target = torch.randn(call["hidden_states"].shape, generator=torch.Generator().manual_seed(9))
+    target = target.to(DEVICE)
     for shots, checkpointing in ((SHOTS, False), (SHOTS, True), (DENSE, False)):
         one = wan().train()
         enable_moga(one, CONFIG, "random")
@@ -186,7 +196,7 @@ def check_what_cannot_be_shared_is_refused(rank, ranks):
 
 
 def check_a_diffusers_that_cannot_share(rank, ranks):
-    mesh = init_device_mesh("cpu", (1, ranks), mesh_dim_names=("ring", "ulysses"))
+    mesh = init_device_mesh(DEVICE.type, (1, ranks), mesh_dim_names=("ring", "ulysses"))
     newer, dit = diffusers.ContextParallelConfig, wan()
     try:
         diffusers.ContextParallelConfig = lambda ring_degree, ulysses_degree: None  # as in 0.36

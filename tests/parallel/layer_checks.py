@@ -3,6 +3,7 @@
 import random
 
 import torch
+from place import DEVICE
 from refusal import refused
 from torch import distributed as dist
 
@@ -24,7 +25,8 @@ BRANCHES = [
 
 
 def some(seed, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return drawn.to(DEVICE)
 
 
 def own(t, shards, dim=1):

@@ -1,7 +1,8 @@
 """Run by torchrun: checks that all processes of a group make together, and what came of each.
 
 `ranks.py FOLDER`: every `check_*` of every `*_checks.py` beside this file, each in all processes,
-and against what one process makes alone. Each rank writes {check: None or what went wrong}.
+and against what one process makes alone. Each rank writes {check: None or what went wrong}. With
+MOGA_CHECKS_ON=cuda every rank has a GPU, and NCCL between them.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers.hooks import context_parallel
+from place import DEVICE
 from torch import distributed as dist
 
 
@@ -31,10 +33,16 @@ def gather_unequal(tensor: torch.Tensor, dim: int, group: dist.ProcessGroup) -> 
 
 def main(folder: Path) -> None:
     sys.path.append(str(Path(__file__).parents[1]))
-    # diffusers divides by how many accelerators there are.
-    torch.accelerator.device_count = lambda: 1
-    context_parallel._all_gather_anything = gather_unequal
-    dist.init_process_group("cpu:gloo", timeout=timedelta(minutes=5))
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(DEVICE)
+        torch.backends.cudnn.allow_tf32 = False  # numbers are compared in float32
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        # diffusers divides by how many accelerators there are.
+        torch.accelerator.device_count = lambda: 1
+        context_parallel._all_gather_anything = gather_unequal
+        backend = "cpu:gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=5))
     told = {}
     for name, check in checks():
         try:
