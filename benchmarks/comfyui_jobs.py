@@ -99,8 +99,10 @@ def _memory(options: argparse.Namespace) -> Iterator[Job]:
 
 
 def _compile(options: argparse.Namespace) -> Iterator[Job]:
-    model = options.sizes[0]
-    yield Job(4, "compile", model, "bf16", options.frames[0], ("stock", "moga-5"))
+    # With dynamic VRAM core's node reads the model anew, of its file, and this one has none.
+    model, whole = options.sizes[0], tuple(options.flags[:1])
+    ways = ("stock", "moga-5")
+    yield Job(4, "compile", model, "bf16", options.frames[0], ways, arguments=whole)
 
 
 def _features(options: argparse.Namespace) -> Iterator[Job]:

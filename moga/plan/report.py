@@ -8,11 +8,12 @@ from typing import Any
 
 from ..files import readable
 from ..flops import density
-from .cards import GB, Card, Network
+from .cards import GB, NVLINK, Card, Network
 from .estimate import Arrangement, Estimate
 from .generation import decoding_seconds
 from .options import Request
 from .planned import Answer
+from .rates import FILES
 from .training import FULL
 
 _BACKENDS = {"flash3": "FlashAttention 3", "sdpa": "PyTorch alone"}
@@ -202,12 +203,18 @@ def _flops(count: float) -> str:
 
 def sources(card: Card, network: Network) -> list[str]:
     """What the figures rest on."""
+    links = f"{network.link / GB:g} GB/s between cards of a host"
+    if network.link == card.link == NVLINK:
+        links = f"measured: {links}, {FILES['links']}"
+    else:
+        links = f"assumed: {links}"
     return [
         *card.sources,
+        links,
         "computed: operations, bytes and what is held; how near the whole comes to what was "
         "measured: docs/planner.md",
-        f"assumed: {network.link / GB:g} GB/s between cards of a host of {network.host_cards}, "
-        f"{network.network / GB:g} between hosts, {network.latency * 1e6:g} us a collective",
+        f"assumed: {network.network / GB:g} GB/s between hosts of {network.host_cards} cards, "
+        f"{network.latency * 1e6:g} us a collective",
         "assumed: q and k travel while k and v are made, weights and gradients while blocks run",
     ]
 

@@ -1,4 +1,4 @@
-"""Bytes between cards, and seconds for them. Nothing here was measured: bandwidths are assumed.
+"""Bytes between cards, and seconds for them: within a host as measured, between hosts assumed.
 
 Letters: P ranks of a sequence.
 """

@@ -133,7 +133,7 @@ def trial(encoder: Encoder) -> str | None:
         _encode_one_frame(encoder)
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or [f"code {error.returncode}"]
-        reason = f"ffmpeg: {said[0]}"
+        reason = _missing(encoder) or f"ffmpeg: {said[0]}"
     except subprocess.TimeoutExpired:
         reason = f"ffmpeg: no answer in {TRIAL_SECONDS} seconds"
     except OSError as error:
@@ -142,6 +142,19 @@ def trial(encoder: Encoder) -> str | None:
         return None
     other = "another format" if encoder.name == "h264" else "h264"
     return f"{encoder.name} can't encode on this machine ({reason}); try again or choose {other}."
+
+
+def _missing(encoder: Encoder) -> str | None:
+    """What to say if this ffmpeg has no such encoder, of whose options it then complains."""
+    codec = encoder.options[encoder.options.index("-c:v") + 1]
+    command = [find_ffmpeg(), "-hide_banner", "-encoders"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, **hidden_window())
+    if codec in listed.stdout.split():
+        return None
+    return (
+        f"this ffmpeg was built without {codec}: update imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE "
+        "to another ffmpeg"
+    )
 
 
 @cache  # of successes: a card that is busy now may be free at the next try

@@ -15,12 +15,13 @@ import pytest
 from moga.config import MoGAConfig
 from moga.flops import density, expected_speedup
 from moga.layout import VideoLayout
-from moga.plan import blocks, generation, training
+from moga.plan import blocks, generation, training, wire
 from moga.plan import rates as known
 from moga.plan.backward import backward_steps
 from moga.plan.buffers import layer_tensors
 from moga.plan.cards import CARDS, Network
 from moga.plan.estimate import Arrangement
+from moga.plan.generation import Sampling
 from moga.plan.geometry import Film
 from moga.plan.layer import VALUE, forward_steps, kernels_of
 from moga.plan.models import MODELS
@@ -32,6 +33,9 @@ from moga.wan import latent_frames
 ROOT = Path(__file__).parents[2]
 NEAR_ENOUGH = 0.15
 GB, GIB, MS = 1e9, 2**30, 1e-3
+# Forwards of parallel.json ran for minutes on cards at their power limit (its "clocks"); rates are
+# of cool cards. By its dense forward of the 1.3B on one card.
+SUSTAINED = 0.796
 
 # Whole files that say nothing of what the planner plans.
 NO_PLAN = {
@@ -45,7 +49,7 @@ NO_PLAN = {
     "groups.json": "what `--uneven` stands for; given to the figures of training.json below",
 }
 # Numbers beside the figures: what was asked for, and what follows from other figures.
-GIVEN = {"tokens", "heads", "groups", "shots", "layers", "feed_forward_portions", "gpus", "steps",
+GIVEN = {"processes", "sequence", "tokens", "heads", "groups", "shots", "layers", "feed_forward_portions", "gpus", "steps",
          "seconds", "memory"}  # fmt: skip
 FOLLOWS = {"efficiency", "times_dense_same_kernel", "times_stock", "times", "hours"}
 START = {"first_call_ms", "first_step_s"}  # Triton's compilations and cuDNN's plans, once a process
@@ -88,6 +92,13 @@ EXCEPT = {
     "union.json whole forward cross-attention: 1.3B auto, no extra package": "126 ms, beside "
     "FlashAttention 3 in the same run 143 for the same work: the card's clock",
     "attention.json flex": "FlexAttention, at the density of MoGA, which nothing here uses",
+    "parallel.json layer 1.3B 187200 M=20 on": "short kernels and exchanges, each begun by a host "
+    "that was drawing weights meanwhile; the same layer on one card, and whole forwards, are near",
+    "parallel.json exchange 1.3B 187200": "0.2 ms to begin each of four; in a model the host is "
+    "ahead",
+    "parallel.json exchange 1.3B 563160": "as at 187,200",
+    "parallel.json layer 1.3B 563160 M=20 on 4: attention": "a card at its power limit, see clocks",
+    "parallel.json layer 14B 563160 M=20 on 1": "a card at its power limit, see clocks",
     "decode-cuda.json moga 81": "three seconds, one of them start-up; the rate is a minute's",
     "decode-cuda.json serial": "without the thread that writes, which only benchmarks leave out",
 }
@@ -99,7 +110,8 @@ TAKEN = ("attention.json dense", "attention.json split", "attention.json backwar
          "forward.json trainer moga 62400 on 1", "forward.json trainer dense 62400 on 1",
          "training.json train_wan_1.3b_80gb.toml 10s: memory",
          "training.json train_wan_1.3b_lora_24gb.toml 10s: memory",
-         "forward.json forward 14B", "decode-cuda.json moga 1441")  # fmt: skip
+         "forward.json forward 14B", "decode-cuda.json moga 1441", "parallel.json exchange",
+         "parallel.json forward 1.3B 187200 M=0 on 1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -285,13 +297,51 @@ def recipes():
         frames = latent_frames(16 * row["seconds"] + 1)
         layout = VideoLayout(frames, 30, 52, tuple(i * frames // 6 for i in range(6)))
         model = row["size"].replace("b", "B")
-        job = job_of(model, layout, MoGAConfig(), "h200", "flash3", groups=groups[row["size"]])
+        how = Arrangement(sequence=row.get("sequence", 1), shard=row.get("processes", 1))
+        spread = groups[row["size"]]
+        job = job_of(model, layout, MoGAConfig(), "h200", "flash3", how, groups=spread)
         weights = LORA if "lora" in row["recipe"] else FULL
         learning = Learning(weights, row.get("checkpointing", "full"), rank=64)
         found = training.estimate(job, learning)
         what = f"training.json {row['recipe']} {row['stage']}"
         yield Figure(what, found.step, row["step_s"])
         yield Figure(f"{what}: memory", found.bytes_held, row["peak_gb"] * GB)
+
+
+def parallel():
+    """parallel.json: a layer and whole forwards on 1, 2 and 4 cards, and what a layer waits for."""
+    for row in results("parallel.json")["runs"]:
+        case, ranks = row["case"], row["case"]["ranks"]
+        config = config_of(case["groups"], "union") if case["groups"] else None
+        layout, how = layout_of(case["tokens"]), Arrangement(sequence=ranks)
+        job = job_of(case["model"], layout, config, "h200", "flash3", how)
+        what = f"parallel.json {case['what']} {case['model']} {case['tokens']} M={case['groups']}"
+        what += f" on {ranks}"
+        if case["what"] == "forward":
+            found = generation.estimate(job, Sampling(1, guided=False))
+            yield Figure(what, found.step / SUSTAINED, row["ms"] * MS)
+            yield Figure(f"{what}: memory", found.bytes_held, row["gib"] * GIB)
+        elif case["what"] == "training":
+            rates, work = job.card.rates, job.work
+            used = dict.fromkeys((part.name for part in job.parts.all), "torch")
+            used["routed"] = "far"
+            seconds = 2 * sum(blocks.forward(work, used, rates).values())
+            seconds += sum(blocks.backward(work, "torch", rates, frozen=False).values())
+            yield Figure(what, job.layers * seconds, row["ms"] * MS)
+        else:
+            kernels = kernels_of(job.parts, "flash3")
+            seconds = sum(
+                forward_steps(job.parts, kernels, job.work.heads, job.card.rates).values()
+            )
+            if ranks == 1:
+                yield Figure(what, seconds, row["ms"] * MS)
+                continue
+            sent = 4 * job.work.unit
+            exchange = wire.exchange_seconds(sent, ranks, ranks, job.network)
+            yield Figure(what, seconds + exchange, row["ms"] * MS)
+            yield Figure(f"{what}: attention", seconds, row["attention_ms"] * MS)
+            what = what.replace("layer", "exchange")
+            yield Figure(what, exchange, row["exchange_ms"] * MS)
 
 
 def decoding():
@@ -308,6 +358,7 @@ def figures():
     yield from training_blocks()
     yield from trainer()
     yield from recipes()
+    yield from parallel()
     yield from decoding()
 
 

@@ -51,11 +51,9 @@ def wan(
 
     Heads are 128 wide as in every Wan. ``config`` goes to ComfyUI's class.
     """
-    import comfy.ops
-
     sizes = {"dim": dim, "num_heads": dim // 128, "ffn_dim": 2 * dim, "num_layers": layers}
     config = {**sizes, **WAN[kind], **config}
-    return random_weights(_class(kind)(**config, operations=comfy.ops.disable_weight_init), seed)
+    return random_weights(_class(kind)(**config, operations=torch.nn), seed)
 
 
 def there(kind: str) -> bool:
@@ -99,14 +97,13 @@ def vae(kind: str = "2.1", *, seed: int = 0) -> dict:
 
 def text_encoder(*, seed: int = 0) -> dict:
     """State dict of a umT5 with tokenizer, 4096 wide, to be loaded within :func:`small_models`."""
-    import comfy.ops
     import comfy.text_encoders.t5
 
     config = {
         **{"d_model": 4096, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True},
         **{"model_type": "umt5", **SMALL_T5},
     }
-    t5 = comfy.text_encoders.t5.T5(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    t5 = comfy.text_encoders.t5.T5(config, torch.float32, "cpu", torch.nn)
     weights = random_weights(t5, seed)
     weights["spiece_model"] = torch.frombuffer(
         bytearray(tokenizer(SMALL_T5["vocab_size"])), dtype=torch.uint8
