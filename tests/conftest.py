@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import pytest
@@ -37,6 +39,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from side_by_side import ByFolder
+
+    config.option.loadscopereorder = False  # it would put what has most tests first
+    return ByFolder(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
+    yield
+    if hasattr(config, "workerinput"):  # one of several processes
+        from side_by_side import in_order
+
+        items[:] = in_order(items)
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,8 @@ NO_PLAN = {
     "groups.json": "what `--uneven` stands for; given to the figures of training.json below",
 }
 # Numbers beside the figures: what was asked for, and what follows from other figures.
-GIVEN = {"processes", "sequence", "tokens", "heads", "groups", "shots", "layers", "feed_forward_portions", "gpus", "steps",
-         "seconds", "memory"}  # fmt: skip
+GIVEN = {"tokens", "heads", "groups", "shots", "layers", "feed_forward_portions", "gpus", "steps",
+         "seconds", "memory", "processes", "sequence"}  # fmt: skip
 FOLLOWS = {"efficiency", "times_dense_same_kernel", "times_stock", "times", "hours"}
 START = {"first_call_ms", "first_step_s"}  # Triton's compilations and cuDNN's plans, once a process
 PLANNED = {"ms", "split_ms", "peak_tensors", "density", "most_possible", "dense_ms", "moga_ms",
