@@ -75,7 +75,10 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, help="GiB of the card to be imitated")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < 3:
+        parser.error(f"--steps is {options.steps}; give 3 or more, as the first two are left out.")
+    return options
 
 
 def limited(config: Path, memory: float | None) -> int:
