@@ -108,10 +108,11 @@ def parse() -> argparse.Namespace:
         parser.error("--cards limits a card; --device cpu has none")
     if not is_comfyui(options.comfyui.expanduser()):
         parser.error(f"--comfyui is {options.comfyui}, which is no ComfyUI folder")
+    known = options.comfyui.expanduser() / "comfy" / "cli_args.py"
+    text = known.read_text(encoding="utf-8") if known.exists() else ""
+    options.static_vram = [flag for flag in ("--disable-dynamic-vram",) if flag in text]
     if options.flags is None:
-        known = options.comfyui.expanduser() / "comfy" / "cli_args.py"
-        text = known.read_text(encoding="utf-8") if known.exists() else ""
-        options.flags = [flag for flag in ("--disable-dynamic-vram",) if flag in text]
+        options.flags = options.static_vram
     if options.device == "cuda" and not (options.plan or torch.cuda.is_available()):
         parser.error("--device is cuda, and torch finds no card; give --device cpu")
     return options

@@ -100,9 +100,9 @@ def _memory(options: argparse.Namespace) -> Iterator[Job]:
 
 def _compile(options: argparse.Namespace) -> Iterator[Job]:
     # With dynamic VRAM core's node reads the model anew, of its file, and this one has none.
-    model, whole = options.sizes[0], tuple(options.flags[:1])
-    ways = ("stock", "moga-5")
-    yield Job(4, "compile", model, "bf16", options.frames[0], ways, arguments=whole)
+    model, ways = options.sizes[0], ("stock", "moga-5")
+    arguments = tuple(options.static_vram)
+    yield Job(4, "compile", model, "bf16", options.frames[0], ways, arguments=arguments)
 
 
 def _features(options: argparse.Namespace) -> Iterator[Job]:

@@ -1,10 +1,13 @@
-"""How uneven groups are where a training of benchmarks/training.py begins: on a CPU, in minutes.
+"""How uneven groups of random routers are in random models: on a CPU, in minutes.
 
     python benchmarks/groups.py --work work --json benchmarks/results/groups.json
+    python benchmarks/groups.py --of parallel --groups 5 20 --json benchmarks/results/groups.json
 
-The same weights, drawn at random, and the same routers, clips and VAE, at a smaller picture. Blocks
-are drawn one after the other in the place of one, so that the 14B fits. A step computes as many
-pairs in its groups as `uneven` says, over those of equal groups.
+Where a training of benchmarks/training.py begins: the same weights, drawn at random, and the same
+routers, clips and VAE, at a smaller picture. --of parallel: of benchmarks/parallel.py, with weights
+as diffusers makes them, and noise. Blocks are drawn one after the other in the place of one, so
+that the 14B fits. A step computes as many pairs in its groups as `uneven` says, over those of equal
+groups. Rows that the JSON has of the other are kept.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -33,29 +38,38 @@ ROOT = Path(__file__).resolve().parents[1]
 VAE = ROOT / "recipes" / "demo_model" / "vae.safetensors"
 SIZES = {"1.3b": (12, 30, 8960), "14b": (40, 40, 13824)}
 TEXT = 128
-GROUPS = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for the clip")
+    parser.add_argument("--of", choices=("training", "parallel"), default="training")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="folder for the clip")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.8])
+    parser.add_argument("--groups", type=int, nargs="+", default=[5])
+    parser.add_argument("--noise", type=float, default=0.8, help="of a training's clip")
     parser.add_argument("--frame", default="208x128")
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    latents, rows = clip(given), []
-    for size in given.size:
-        for noise in given.noise:
-            squares = measured(size, latents, noise)
-            row = {"size": size, "noise": noise, "groups": GROUPS}
-            row["uneven"] = round(GROUPS * sum(squares) / len(squares), 3)
-            rows.append({**row, "by_block": [round(GROUPS * one, 2) for one in squares]})
-            print(json.dumps(rows[-1]), flush=True)
-            if given.json:
-                found = {"machine": machine(torch.device("cpu")), "rows": rows}
-                given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    noise = given.noise if given.of == "training" else 1.0
+    latents = clip(given) if given.of == "training" else still(given)
+    kept = json.loads(given.json.read_text("utf-8"))["rows"] if given.json else []
+    rows = [row for row in kept if row["of"] != given.of]
+    for size, groups in product(given.size, given.groups):
+        squares = measured(size, groups, latents, noise, DRAWN[given.of])
+        row = {"of": given.of, "size": size, "noise": noise, "groups": groups}
+        row["uneven"] = round(groups * sum(squares) / len(squares), 3)
+        rows.append({**row, "by_block": [round(groups * one, 2) for one in squares]})
+        print(json.dumps(rows[-1]), flush=True)
+        if given.json:
+            found = {"machine": machine(torch.device("cpu")), "rows": rows}
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def still(given: argparse.Namespace) -> Tensor:
+    """Empty latents (1, C, t, h, w) of that size."""
+    width, height = (int(n) for n in given.frame.split("x"))
+    return torch.zeros(1, 16, (given.frames + 3) // 4, height // 8, width // 8)
 
 
 def clip(given: argparse.Namespace) -> Tensor:
@@ -79,7 +93,9 @@ def clip(given: argparse.Namespace) -> Tensor:
 
 
 @torch.no_grad()
-def measured(size: str, latents: Tensor, noise: float) -> list[float]:
+def measured(
+    size: str, groups: int, latents: Tensor, noise: float, draw: Callable[[nn.Module], None]
+) -> list[float]:
     """Of each block, the sum of the squares of its groups' shares."""
     heads, layers, inner = SIZES[size]
     torch.manual_seed(0)
@@ -88,8 +104,8 @@ def measured(size: str, latents: Tensor, noise: float) -> list[float]:
         num_attention_heads=heads, num_layers=1, ffn_dim=inner,
     )  # fmt: skip
     draw(dit)
-    routers = random_routers(heads * 128, GROUPS, layers)
-    enable_moga(dit, MoGAConfig(GROUPS), {0: routers[0]})
+    routers = random_routers(heads * 128, groups, layers)
+    enable_moga(dit, MoGAConfig(groups), {0: routers[0]})
     block, squares = dit.blocks[0], []
 
     def draw_next(module: nn.Module, _: tuple) -> None:
@@ -113,12 +129,25 @@ def measured(size: str, latents: Tensor, noise: float) -> list[float]:
     return squares
 
 
-def draw(module: nn.Module) -> None:
+def draw_narrow(module: nn.Module) -> None:
+    """As benchmarks/training.py draws a file."""
     for name, tensor in module.state_dict().items():
         if "router" not in name:
             norm = "norm" in name and name.endswith("weight")
             tensor.fill_(1) if norm else tensor.normal_(0, 0.02)
 
+
+def draw_as_made(module: nn.Module) -> None:
+    """As PyTorch and diffusers do when a model is made."""
+    for name, part in module.named_modules():
+        if "router" not in name and hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    for name, tensor in module.named_parameters():
+        if name.endswith("scale_shift_table"):
+            tensor.normal_(0, tensor.shape[-1] ** -0.5)
+
+
+DRAWN = {"training": draw_narrow, "parallel": draw_as_made}
 
 if __name__ == "__main__":
     main()

@@ -2,10 +2,10 @@
 
     torchrun --standalone --nproc-per-node 4 benchmarks/parallel.py --json parallel.json
 
-Random weights and real shapes of Wan in diffusers, bfloat16, dense beside MoGA. One GPU is measured
-by the same run, while the others wait; then 2, 4, ... of them. efficiency = time of one GPU over
-(GPUs x their time). After every case the JSON is written; started again with it, this goes on where
-it was. On a CPU, to try it: --tiny.
+Random weights and real shapes of Wan in diffusers, bfloat16; dense beside it is diffusers' own, of
+PyTorch. One GPU is measured while the others wait; then 2, 4, ... of them (--ranks: only those).
+efficiency = time of one GPU over (GPUs x their time). After every case the JSON is written; started
+again with it, this goes on where it was. On a CPU, to try it: --tiny.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     if processes.count & (processes.count - 1):
         raise SystemExit(f"{processes.count} processes were started; start 2, 4, 8 or 16.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu", processes.local_rank)
-    runs: list[dict] = processes.from_main(read(options.json))
+    runs: list[dict] = processes.from_main(read(options.json, device))
     done = [run["case"] for run in runs]
     for case in cases(options, processes.count):
         if vars(case) in done:
@@ -113,8 +113,17 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def read(path: Path | None) -> list[dict]:
-    return json.loads(path.read_text("utf-8"))["runs"] if path and path.exists() else []
+def read(path: Path | None, device: torch.device) -> list[dict]:
+    """The runs that a JSON has already; those that failed are made again."""
+    if path is None or not path.exists():
+        return []
+    found, here = json.loads(path.read_text("utf-8")), machine(device)["device"]
+    if here not in found["machine"]["device"]:
+        raise SystemExit(
+            f"--json is {path}, which has times of {found['machine']['device']}, and this is "
+            f"{here}; give another file."
+        )
+    return [run for run in found["runs"] if "error" not in run]
 
 
 def cases(options: argparse.Namespace, count: int) -> Iterator[Case]:

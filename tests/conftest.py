@@ -1,6 +1,5 @@
 """Settings for all tests, and what keeps pytest from importing ComfyUI's entry point."""
 
-import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -33,12 +32,6 @@ class RootIsNoPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage())
-    # A process that tests another ComfyUI may be started while a test has its files small.
-    with contextlib.suppress(ImportError):  # Windows
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -58,6 +51,17 @@ def pytest_collection_modifyitems(
         from side_by_side import in_order
 
         items[:] = in_order(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each ComfyUI."""
+    from harness.others import summaries
+
+    lines = summaries(terminalreporter.stats)
+    if lines:
+        terminalreporter.section("ComfyUI versions")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ class ByFolder(LoadScopeScheduling):
     """A worker gets whole folders of tests. Another ComfyUI is one test, and goes by itself."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return folder(nodeid) or nodeid
+        name = folder(nodeid)
+        return nodeid if name is None else name
 
 
 def folder(nodeid: str) -> str | None:

@@ -10,7 +10,7 @@ from .rates import FILES, H100, H200, Rates
 GB = 1e9
 RESERVED = 2**30  # bytes of a card that the driver and CUDA take; as in benchmarks/training.py
 SPARE = 0.05  # of a card's memory, lost between tensors; assumed
-NVLINK = 230 * GB  # of an all-to-all with the copies around it, measured: parallel.json
+NVLINK = 230 * GB  # of an all-to-all with its copies: four H200s, parallel.json
 PCIE = 20 * GB
 NETWORK = 40 * GB
 
@@ -20,8 +20,8 @@ class Card:
     """A card. memory: bytes that CUDA sees. peak: bfloat16 operations a second of the data sheet.
 
     backend: the attention kernels that it is planned with; backends: those that it can run.
-    link: bytes a second to another card of the host, each way; measured of Hopper's,
-    and times the ratio of the data sheets for others. sources: where the rates are from.
+    link: bytes a second to another card of the host, each way: of Hopper as measured, of other
+    NVLinks times the ratio of the data sheets. sources: where the rates are from.
     """
 
     name: str
@@ -61,7 +61,7 @@ CARDS = {
         Card("h100", 85.0 * GB, _PEAK, H100, (f"measured: {FILES['H100']}",), _HOPPER),
         Card("h200", 150.1 * GB, _PEAK, H200,
              (f"measured: {FILES['H200']}", f"measured: arithmetic, {FILES['H100']}"), _HOPPER),
-        _scaled("a100", 85.1 * GB, 312e12, 2.04e12, 155 * GB),
+        _scaled("a100", 85.1 * GB, 312e12, 2.04e12, 153 * GB),
         _scaled("b200", 191 * GB, 2250e12, 8e12, 460 * GB),
         _scaled("l40s", 47.6 * GB, 362e12, 0.864e12, PCIE),
         _scaled("4090", 25.3 * GB, 165e12, 1.008e12, PCIE),

@@ -124,6 +124,11 @@ def _request(given: Any, card: Card, network: Network) -> Request:
         raise PlanError(
             f"--backend is {given.backend!r}; for {card.name} give {' or '.join(card.backends)}."
         )
+    if given.attention == "dense" and given.backend not in (None, "sdpa"):
+        raise PlanError(
+            f"--backend is {given.backend}, and --attention dense, which is the host's own, of "
+            "PyTorch; leave --backend out."
+        )
     for name in ("gpus", "steps", "rank", "clips", "sequence", "shard"):
         value = getattr(given, name)
         if value is not None and not 1 <= value <= MOST_CARDS:

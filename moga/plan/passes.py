@@ -70,11 +70,11 @@ def grouped(steps: dict[str, float]) -> dict[str, float]:
 def forward_pass(job: Job, *, training: bool = False) -> dict[str, float]:
     """Seconds by part, exchanges included."""
     work, rates = job.work, job.card.rates
-    # The mean trains with PyTorch's own attention: FlashAttention 3 has no gradient there.
     backend = job.backend
-    if training:
-        backend = "sdpa" if job.film.config is None else backend
-        backend = "torch" if job.parts.groups and not job.parts.union else backend
+    if job.film.config is None:  # the host's own attention
+        backend = "sdpa"
+    elif training and job.parts.groups and not job.parts.union:
+        backend = "torch"  # FlashAttention 3 has no gradient
     kernels = kernels_of(job.parts, backend)
     steps = forward(work, kernels, rates)
     del steps["self-attention"]

@@ -1,4 +1,6 @@
-"""Bytes between cards, and seconds for them: within a host as measured, between hosts assumed.
+"""Bytes between cards, and seconds for them.
+
+The all-to-all within a host was measured; gathers are taken to be as fast, and hosts are assumed.
 
 Letters: P ranks of a sequence.
 """

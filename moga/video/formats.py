@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -147,24 +148,26 @@ def trial(encoder: Encoder) -> str | None:
 def _missing(encoder: Encoder) -> str | None:
     """What to say if this ffmpeg has no such encoder, of whose options it then complains."""
     codec = encoder.options[encoder.options.index("-c:v") + 1]
-    command = [find_ffmpeg(), "-hide_banner", "-encoders"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, **hidden_window())
-    if codec in listed.stdout.split():
-        return None
-    return (
-        f"this ffmpeg was built without {codec}: update imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE "
-        "to another ffmpeg"
-    )
+    with suppress(OSError, subprocess.SubprocessError):  # then it tells what it can
+        if codec not in _output(find_ffmpeg(), "-hide_banner", "-encoders").split():
+            return (
+                f"this ffmpeg was built without {codec}: update imageio-ffmpeg, or set "
+                "IMAGEIO_FFMPEG_EXE to another ffmpeg"
+            )
+    return None
 
 
 @cache  # of successes: a card that is busy now may be free at the next try
 def _encode_one_frame(encoder: Encoder) -> None:
-    command = [
+    _output(
         *(find_ffmpeg(), "-hide_banner", "-nostats", "-loglevel", "error", "-nostdin"),
         *("-f", "lavfi", "-i", "color=size=256x256:rate=16", "-frames:v", "1"),
         *("-pix_fmt", encoder.pixel_format, *encoder.options, "-f", "null", "-"),
-    ]
-    subprocess.run(
+    )
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -172,7 +175,7 @@ def _encode_one_frame(encoder: Encoder) -> None:
         timeout=TRIAL_SECONDS,
         check=True,
         **hidden_window(),
-    )
+    ).stdout
 
 
 # Without this flag mp4 and mov drop every tag they have no name of their own for.

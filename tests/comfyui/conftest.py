@@ -1,6 +1,5 @@
 """Boots the first ComfyUI found in this process; runs the same tests in a child for each other."""
 
-from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from find_comfyui import REPOSITORY, find_comfyuis
 from harness.boot import boot
 from harness.comfyui import ComfyUI
-from harness.others import SUMMARY, NoComfyUI, OtherComfyUI, comfyui_name
+from harness.others import NoComfyUI, OtherComfyUI, comfyui_name
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,26 +45,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
     for root in roots[1:]:
         name = comfyui_name(root)
         items.append(OtherComfyUI.from_parent(folder, name=name, root=root, node_ids=node_ids))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each ComfyUI."""
-    folder = f"{HERE.relative_to(REPOSITORY).as_posix()}/"
-    reports = [
-        (category, report)
-        for category, found in terminalreporter.stats.items()
-        for report in found
-        if isinstance(report, pytest.TestReport)
-    ]
-    others = [dict(r.user_properties)[SUMMARY] for _, r in reports
-              if r.when == "call" and SUMMARY in dict(r.user_properties)]  # fmt: skip
-    if not others:
-        return
-    here = [(category, r) for category, r in reports if r.nodeid.startswith(folder)]
-    counts = Counter(category for category, _ in here if category)
-    seconds = sum(report.duration for _, report in here)
-    found = ", ".join(f"{count} {category}" for category, count in counts.items()) or "none run"
-    terminalreporter.section("ComfyUI versions")
-    terminalreporter.line(f"{comfyui_name(find_comfyuis()[0])}: {found} in {seconds:.2f}s")
-    for line in others:
-        terminalreporter.line(line)

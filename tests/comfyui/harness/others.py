@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from find_comfyui import HOW_TO, read_version
+from find_comfyui import HOW_TO, find_comfyuis, read_version
 
 SUMMARY = "ComfyUI"  # pytest's last line of such a test, as in "87 passed in 61.20s"
 
@@ -50,6 +51,21 @@ class OtherComfyUI(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, self.name
+
+
+def summaries(stats: dict[str, list[Any]]) -> list[str]:
+    """A line for each ComfyUI that tests ran in, where there were several."""
+    reports = [(category, report) for category, found in stats.items() for report in found
+               if isinstance(report, pytest.TestReport)]  # fmt: skip
+    others = [dict(report.user_properties)[SUMMARY] for _, report in reports
+              if report.when == "call" and SUMMARY in dict(report.user_properties)]  # fmt: skip
+    if not others:
+        return []
+    here = [(category, r) for category, r in reports if r.nodeid.startswith("tests/comfyui/")]
+    counts = Counter(category for category, _ in here if category)
+    found = ", ".join(f"{count} {category}" for category, count in counts.items()) or "none run"
+    seconds = sum(report.duration for _, report in here)
+    return [f"{comfyui_name(find_comfyuis()[0])}: {found} in {seconds:.2f}s", *others]
 
 
 def comfyui_name(root: Path) -> str:
