@@ -16,7 +16,7 @@ setup:
 	@$(PYTHON) scripts/setup.py
 
 test: lint
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

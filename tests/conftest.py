@@ -1,10 +1,9 @@
 """Settings for all tests, and what keeps pytest from importing ComfyUI's entry point."""
 
+import contextlib
 import os
-from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import hypothesis
 import pytest
@@ -32,36 +31,12 @@ class RootIsNoPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage())
+    # A process that tests another ComfyUI may be started while a test has its files small.
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
 
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from side_by_side import ByFolder
-
-    config.option.loadscopereorder = False  # it would put what has most tests first
-    return ByFolder(config, log)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> Generator[None, None, None]:
-    yield
-    if hasattr(config, "workerinput"):  # one of several processes
-        from side_by_side import in_order
-
-        items[:] = in_order(items)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each ComfyUI."""
-    from harness.others import summaries
-
-    lines = summaries(terminalreporter.stats)
-    if lines:
-        terminalreporter.section("ComfyUI versions")
-        for line in lines:
-            terminalreporter.line(line)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 @pytest.fixture(scope="session")

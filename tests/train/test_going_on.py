@@ -4,7 +4,17 @@ import shutil
 import signal
 
 import pytest
-from training_runs import equal, furnish, kept, log, refused, train, train_alone, weights
+from training_runs import (
+    AS_LONG,
+    equal,
+    furnish,
+    kept,
+    log,
+    refused,
+    train,
+    train_alone,
+    weights,
+)
 
 from moga.train.checkpoints import PROGRESS, Checkpoints
 
@@ -35,7 +45,7 @@ def test_a_killed_training_goes_on_bit_for_bit(project, trained, after):
 
 def test_a_checkpoint_holds_what_is_trained(project, files, tmp_path_factory):
     """A LoRA's are small, however large its model; the frozen weights come from its file."""
-    whole = furnish(tmp_path_factory.mktemp("whole"), files)
+    whole = furnish(tmp_path_factory.mktemp(AS_LONG.format("whole")), files)
     for folder in (project, whole):
         config = folder / "config.toml"
         config.write_text(config.read_text().replace('train = "full"', 'train = "lora"'))

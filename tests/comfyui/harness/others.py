@@ -3,14 +3,23 @@
 import os
 import subprocess
 import sys
-from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from find_comfyui import HOW_TO, find_comfyuis, read_version
+from find_comfyui import HOW_TO, read_version
 
-SUMMARY = "ComfyUI"  # pytest's last line of such a test, as in "87 passed in 61.20s"
+
+class Finished(NamedTuple):
+    code: int
+    output: str
+
+    @property
+    def summary(self) -> str:
+        """pytest's last line, as in "87 passed in 61.20s"."""
+        lines = self.output.strip().splitlines()
+        return lines[-1].strip("= ") if lines else "no output"
 
 
 class NoComfyUI(pytest.Item):
@@ -27,45 +36,47 @@ class OtherComfyUI(pytest.Item):
         super().__init__(**kwargs)
         self.root = root
         self.node_ids = node_ids
+        self.future: Future[Finished] | None = None
+        self.process: subprocess.Popen | None = None
         self.add_marker(pytest.mark.timeout(0))  # its tests have their own
 
-    def runtest(self) -> None:
+    def start(self, pool: ThreadPoolExecutor) -> None:
+        self.future = pool.submit(self.run_tests)
+
+    def run_tests(self) -> Finished:
         option = self.config.option
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-header"]
         command += [f"--tb={option.tbstyle}", f"--maxfail={option.maxfail or 0}", *self.node_ids]
-        ours = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
-        run = subprocess.run(
+        self.process = subprocess.Popen(
             command,
             cwd=self.config.rootpath,
-            env={**ours, "COMFYUI_PATH": str(self.root)},
+            env={**os.environ, "COMFYUI_PATH": str(self.root)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        lines = run.stdout.strip().splitlines() or ["no output"]
-        self.user_properties.append((SUMMARY, f"{self.name}: {lines[-1].strip('= ')}"))
-        if run.returncode:
-            pytest.fail(f"with {self.root}:\n{run.stdout}", pytrace=False)
+        output, _ = self.process.communicate()
+        return Finished(self.process.returncode, output)
+
+    def stop(self) -> None:
+        if self.future:
+            self.future.cancel()
+        if self.process:
+            self.process.terminate()
+
+    def runtest(self) -> None:
+        finished = self.future.result()
+        if finished.code:
+            pytest.fail(f"with {self.root}:\n{finished.output}", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, self.name
 
-
-def summaries(stats: dict[str, list[Any]]) -> list[str]:
-    """A line for each ComfyUI that tests ran in, where there were several."""
-    reports = [(category, report) for category, found in stats.items() for report in found
-               if isinstance(report, pytest.TestReport)]  # fmt: skip
-    others = [dict(report.user_properties)[SUMMARY] for _, report in reports
-              if report.when == "call" and SUMMARY in dict(report.user_properties)]  # fmt: skip
-    if not others:
-        return []
-    here = [(category, r) for category, r in reports if r.nodeid.startswith("tests/comfyui/")]
-    counts = Counter(category for category, _ in here if category)
-    found = ", ".join(f"{count} {category}" for category, count in counts.items()) or "none run"
-    seconds = sum(report.duration for _, report in here)
-    return [f"{comfyui_name(find_comfyuis()[0])}: {found} in {seconds:.2f}s", *others]
+    @property
+    def summary(self) -> str:
+        done = self.future and self.future.done() and not self.future.cancelled()
+        return f"{self.name}: {self.future.result().summary if done else 'not finished'}"
 
 
 def comfyui_name(root: Path) -> str:
