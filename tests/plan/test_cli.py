@@ -137,6 +137,11 @@ def test_a_config_of_a_checkpoint(capsys, tmp_path):
         ("--moga {bad}", "is not JSON"),
         ("--moga {bad} --groups 5", "leave one of them out"),
         ("--link 0", "--link is 0; give GB/s above 0."),
+        (
+            "--attention dense --backend flash3",
+            "--backend is flash3, and --attention dense, which "
+            "is the host's own, of PyTorch; leave --backend out.",
+        ),
         ("--network -1", "--network is -1"),
         ("--latency nan", "--latency is nan"),
         ("--host-cards 0", "--host-cards is 0"),
