@@ -53,7 +53,8 @@ def main() -> None:
     given = parser.parse_args()
     noise = given.noise if given.of == "training" else 1.0
     latents = clip(given) if given.of == "training" else still(given)
-    kept = json.loads(given.json.read_text("utf-8"))["rows"] if given.json else []
+    there = given.json is not None and given.json.exists()
+    kept = json.loads(given.json.read_text("utf-8"))["rows"] if there else []
     rows = [row for row in kept if row["of"] != given.of]
     for size, groups in product(given.size, given.groups):
         squares = measured(size, groups, latents, noise, DRAWN[given.of])
