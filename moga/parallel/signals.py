@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -41,17 +40,16 @@ def last_word(say: Callable[[int], None], grace: float = GRACE) -> Iterator[None
                     break
             else:
                 return
-        time.sleep(grace)
-        if not done.is_set():
-            say(signals[0])
-            end(128 + signals[0])
+            if not done.wait(grace):
+                say(signals[0])
+                end(128 + signals[0])
 
     threading.Thread(target=wait, daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(before)  # first: what writes there then has a reader
         done.set()
-        signal.set_wakeup_fd(before)
         os.close(sending)  # which ends the thread
 
 

@@ -113,6 +113,9 @@ def _told_to_end() -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
+        # A launcher ends what reads clips too, which PyTorch's handler would tell of as a fault.
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         raise _ToldToEnd
 
     before = signal.signal(signal.SIGTERM, end)

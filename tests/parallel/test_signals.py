@@ -31,11 +31,32 @@ except KeyboardInterrupt:
     time.sleep(3)
     print("in time", flush=True)
 """
+MORE = """
+import os, signal, time
+from moga.parallel.signals import last_word
+
+signal.signal(signal.SIGCHLD, lambda *_: None)  # what has ended a process ends its children too
+try:
+    with last_word(print):
+        print("begun", flush=True)
+        try:
+            time.sleep(600)
+        finally:
+            for _ in range(3):
+                time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGCHLD)
+except KeyboardInterrupt:
+    print("in time", flush=True)
+"""
 
 
 def stopped(program, signum):
     run = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, text=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert run.stdout.readline() == "begun\n"
     time.sleep(3)  # until it is deaf
@@ -49,5 +70,6 @@ def test_a_process_that_hears_nothing_has_a_last_word(signum):
     assert stopped(DEAF, signum) == (128 + signum, f"ended by {int(signum)}\n")
 
 
-def test_one_that_hears_speaks_for_itself():
-    assert stopped(IN_TIME, signal.SIGINT) == (0, "in time\n")
+@pytest.mark.parametrize("program", [IN_TIME, MORE])
+def test_one_that_hears_speaks_for_itself(program):
+    assert stopped(program, signal.SIGINT) == (0, "in time\n")

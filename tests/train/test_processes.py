@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,8 @@ def alone(files, tmp_path_factory):
     return make
 
 
-def launch(project, *words, sharded=False):
-    """Train in two processes, with weights in each or split (FSDP) over both."""
+def start(project, *words, sharded=False):
+    """A training in two processes, with weights in each or split (FSDP) over both."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     if sharded:
         command = ["accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
@@ -40,9 +42,17 @@ def launch(project, *words, sharded=False):
         command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["-m", "moga.train"]
     command += [str(project / "config.toml"), *words]
-    return subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-m", *command], env=environment, stdout=pipe, stderr=pipe, text=True
     )
+
+
+def launch(project, *words, sharded=False):
+    """The same, once it has ended."""
+    run = start(project, *words, sharded=sharded)
+    out, err = run.communicate()
+    return subprocess.CompletedProcess(run.args, run.returncode, out, err)
 
 
 def test_what_is_wrong_with_rows_is_said_once(project):
@@ -125,6 +135,20 @@ def test_split_weights_train_as_whole_ones(project, alone, words, within):
         assert f"{newest} is damaged (state/{share.name} has " in run.stdout
         assert [row for row in log(split) if "failed" not in row] == rows
         assert failed(split) == [(1, 3), (1, 6)] and equal(weights(split), two)
+
+
+def test_a_launcher_that_is_told_to_end(project):
+    """Ends what reads the clips too: that is no fault to tell of, and what is said is said once."""
+    run = start(project, "--workers", "2", "--stages.0.steps", "100000")
+    rows = project / "training" / "log.jsonl"
+    while not rows.exists() or rows.read_text().count("\n") < 3:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    run.terminate()
+    said = run.communicate(timeout=120)[1]
+    words = r"moga\.train: (ended by its launcher|another process of this training has ended)"
+    assert said.count("moga.train: ") == len(re.findall(words, said)) == 1, said
+    assert said.count("Traceback") == said.count("got signal: 15") == 1, said  # the launcher's own
 
 
 def test_only_one_launch_trains_in_a_folder(project, trained):
