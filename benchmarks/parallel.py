@@ -70,7 +70,10 @@ def main() -> None:
     if processes.count & (processes.count - 1):
         raise SystemExit(f"{processes.count} processes were started; start 2, 4, 8 or 16.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu", processes.local_rank)
-    runs: list[dict] = processes.from_main(read(options.json, device))
+    where, runs, wrong = processes.from_main(read(options.json, device) if processes.main else None)
+    if wrong:
+        leave()
+        raise SystemExit(wrong if processes.main else 1)
     done = [run["case"] for run in runs]
     for case in cases(options, processes.count):
         if vars(case) in done:
@@ -82,7 +85,7 @@ def main() -> None:
         add_efficiency(runs)
         print(json.dumps(runs[-1]), flush=True)
         if options.json:
-            text = json.dumps({"machine": machine(device), "runs": runs}, indent=1)
+            text = json.dumps({"machine": where, "runs": runs}, indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
     leave()
     end(0)  # Python's own end can abort over threads that PyTorch's network has left
@@ -113,17 +116,29 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def read(path: Path | None, device: torch.device) -> list[dict]:
-    """The runs that a JSON has already; those that failed are made again."""
+def read(path: Path | None, device: torch.device) -> tuple[dict, list[dict], str | None]:
+    """The machine and the runs that a JSON has already, and why it cannot be gone on with.
+
+    Runs that failed are made again. The machine is that of the first runs, with every command.
+    """
+    here = machine(device)
     if path is None or not path.exists():
-        return []
-    found, here = json.loads(path.read_text("utf-8")), machine(device)["device"]
-    if here not in found["machine"]["device"]:
-        raise SystemExit(
-            f"--json is {path}, which has times of {found['machine']['device']}, and this is "
-            f"{here}; give another file."
+        return here, [], None
+    found = json.loads(path.read_text("utf-8"))
+    where, runs = found["machine"], [run for run in found["runs"] if "error" not in run]
+    if here["device"] not in where["device"]:
+        return (
+            here,
+            [],
+            (
+                f"--json is {path}, which has times of {where['device']}, and this is "
+                f"{here['device']}; give another file."
+            ),
         )
-    return [run for run in found["runs"] if "error" not in run]
+    commands = where["command"].split("; ")
+    if here["command"] not in commands:
+        where["command"] = "; ".join([*commands, here["command"]])
+    return where, runs, None
 
 
 def cases(options: argparse.Namespace, count: int) -> Iterator[Case]:
