@@ -127,14 +127,8 @@ def read(path: Path | None, device: torch.device) -> tuple[dict, list[dict], str
     found = json.loads(path.read_text("utf-8"))
     where, runs = found["machine"], [run for run in found["runs"] if "error" not in run]
     if here["device"] not in where["device"]:
-        return (
-            here,
-            [],
-            (
-                f"--json is {path}, which has times of {where['device']}, and this is "
-                f"{here['device']}; give another file."
-            ),
-        )
+        kinds = f"times of {where['device']}, and this is {here['device']}"
+        return here, [], f"--json is {path}, which has {kinds}; give another file."
     commands = where["command"].split("; ")
     if here["command"] not in commands:
         where["command"] = "; ".join([*commands, here["command"]])

@@ -2,12 +2,18 @@
 
 import os
 import sys
+import traceback
 
 from ..parallel.signals import end
 from .cli import main
 
 if __name__ == "__main__":
-    status = main()
-    if status and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        sys.exit(main())
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status:
         end(status)  # Python's own end waits for a network in which others have stopped
-    sys.exit(status)
