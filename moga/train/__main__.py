@@ -8,7 +8,7 @@ from ..parallel.signals import end
 from .cli import main
 
 if __name__ == "__main__":
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         sys.exit(main())
     try:
         status = main()
