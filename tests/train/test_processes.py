@@ -18,6 +18,16 @@ from moga.train.folders import alone_in
 from moga.train.workspace import Workspace
 
 FSDP_ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
+# What the first of them says when another one ends it.
+OTHERS = r"moga\.train: (ended by its launcher|another process of this training has ended)"
+FAULTY = """
+import os, runpy
+from moga.train.learner import Learner
+
+if os.environ["RANK"] == "1":
+    Learner._forward_backward = lambda *_: 1 / 0
+runpy.run_module("moga.train", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture
@@ -32,7 +42,7 @@ def alone(files, tmp_path_factory):
     return make
 
 
-def start(project, *words, sharded=False):
+def start(project, *words, sharded=False, program=("-m", "moga.train")):
     """A training in two processes, with weights in each or split (FSDP) over both."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     if sharded:
@@ -40,7 +50,7 @@ def start(project, *words, sharded=False):
         command += ["--num_processes", "2", str(FSDP_ON_CPU)]
     else:
         command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += ["-m", "moga.train"]
+        command += program
     command += [str(project / "config.toml"), *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -146,9 +156,17 @@ def test_a_launcher_that_is_told_to_end(project):
         time.sleep(0.05)
     run.terminate()
     said = run.communicate(timeout=120)[1]
-    words = r"moga\.train: (ended by its launcher|another process of this training has ended)"
-    assert said.count("moga.train: ") == len(re.findall(words, said)) == 1, said
+    assert said.count("moga.train: ") == len(re.findall(OTHERS, said)) == 1, said
     assert said.count("Traceback") == said.count("got signal: 15") == 1, said  # the launcher's own
+
+
+def test_a_fault_in_one_process_is_shown_whole_and_ends_all(project):
+    (project / "faulty.py").write_text(FAULTY)
+    run = start(project, program=(str(project / "faulty.py"),))
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode != 0
+    assert said.count("ZeroDivisionError: division by zero") == 1, said
+    assert said.count("moga.train: ") == len(re.findall(OTHERS, said)) == 1, said
 
 
 def test_only_one_launch_trains_in_a_folder(project, trained):
