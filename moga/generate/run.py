@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +76,35 @@ def sample(pipe: Any, plan: Plan, inputs: dict[str, Any], *, quiet: bool = False
         inputs = {**inputs}
         inputs["guidance_scale_2"] = options.cfg if options.cfg_low is None else options.cfg_low
     pipe.set_progress_bar_config(desc="sampling", unit="step", disable=quiet)
-    latents = pipe(
-        **inputs,
-        height=options.height,
-        width=options.width,
-        num_inference_steps=options.steps,
-        guidance_scale=options.cfg,
-        # On the CPU, so that a seed means the same noise on every device.
-        generator=torch.Generator("cpu").manual_seed(options.seed),
-        output_type="latent",
-        callback_on_step_end=_Watch(plan),
-        callback_on_step_end_tensor_inputs=["latents"],
-    ).frames
+    with _no_tf32():
+        latents = pipe(
+            **inputs,
+            height=options.height,
+            width=options.width,
+            num_inference_steps=options.steps,
+            guidance_scale=options.cfg,
+            # On the CPU, so that a seed means the same noise on every device.
+            generator=torch.Generator("cpu").manual_seed(options.seed),
+            output_type="latent",
+            callback_on_step_end=_Watch(plan),
+            callback_on_step_end_tensor_inputs=["latents"],
+        ).frames
     return latents.float().cpu()
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Within it float32 is float32, also in the convolution that patches are made by.
+
+    As PyTorch comes, cuDNN rounds what that reads to TF32, where a last bit becomes a thousandth:
+    processes that share a film then differ by so much that tokens change groups.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class _Watch:

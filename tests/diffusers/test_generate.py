@@ -39,6 +39,21 @@ def test_the_same_seed_gives_the_same_file(line, tmp_path, capsys):
     assert latents.shape == (1, 16, 3, 4, 6) and latents.dtype == torch.float32
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_no_convolution_rounds_to_tf32_while_it_samples(line, monkeypatch, chosen):
+    """Which cuDNN's do as PyTorch comes. What the caller chose is there again afterwards."""
+    cudnn, seen = torch.backends.cudnn, set()
+    monkeypatch.setattr(cudnn, "allow_tf32", chosen)
+
+    def look(module, _):
+        if isinstance(module, torch.nn.Conv3d) and module.kernel_size == (1, 2, 2):
+            seen.add(cudnn.allow_tf32)
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        assert main(line()) == 0
+    assert (seen, cudnn.allow_tf32) == ({False}, chosen)
+
+
 def test_latents_can_be_decoded_again(line, tmp_path):
     assert main(line()) == 0
     again = {"embeddings": None, "latents": tmp_path / "film.latents.safetensors"}
