@@ -12,7 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 def recomputed(block: Callable[..., Any], *inputs: Any) -> Any:
     """What block(*inputs) gives; of it only the inputs are kept for the backward pass."""
-    return checkpoint(block, *inputs, use_reentrant=False)
+    made = checkpoint(block, *inputs, use_reentrant=False)
+    # Autocast keeps its copy of each trained weight for further uses, to the end of the forward:
+    # as much as a whole model in half precision, of blocks that are done.
+    torch.clear_autocast_cache()
+    return made
 
 
 def offloaded(block: Callable[..., Any], *inputs: Any) -> Any:
