@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import MogaError
 from ...video.complaints import plain
+from .container import opened
 from .records import Facts, Source
 
 _COMMON = (Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30),
@@ -30,8 +31,7 @@ def examine(source: Source, fps_most: float) -> Source:
     import av
 
     try:
-        # Through Python's own file: any name can be opened, and nothing but this file.
-        with open(source.path, "rb") as file, av.open(file, metadata_errors="replace") as container:
+        with opened(source.path) as container:
             stream = _pictures(container)
             first, timing = _first(container, stream), _timing(container, stream)
             return _described(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...video.complaints import plain
+from .container import opened
 from .facts import FilmError
 from .records import Source
 
@@ -24,7 +25,7 @@ def some_pictures(source: Source, count: int) -> np.ndarray:
     import av
 
     try:
-        with open(source.path, "rb") as file, av.open(file, metadata_errors="replace") as container:
+        with opened(source.path) as container:
             stream = next(s for s in container.streams.video if not _cover(s))
             stream.thread_type = "AUTO"
             found = [_array(frame, source) for frame in _near(container, stream, source, count)]
