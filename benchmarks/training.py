@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -180,8 +181,9 @@ def launcher(options: argparse.Namespace) -> list[str]:
     words = ["--num_processes", str(options.processes), "--num_machines", "1"]
     words += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the recipe says how
     words += ["--use_fsdp", "--fsdp_version", "2"]
-    if options.host_weights:
-        words += ["--fsdp_offload_params", "true"]
+    if options.host_weights:  # where AdamW works too
+        threads = max(1, (os.cpu_count() or 1) // options.processes // 2)
+        words += ["--fsdp_offload_params", "true", "--num_cpu_threads_per_process", str(threads)]
     return [sys.executable, "-m", "accelerate.commands.launch", *words]
 
 

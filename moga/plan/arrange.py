@@ -26,16 +26,20 @@ def learning_ways(
     sequence: int | None,
     shard: int | None,
     host_cards: int,
+    split: bool = False,
 ) -> list[Arrangement]:
     """What so many cards can do for a step of so many clips; None: as many as go side by side.
 
     Weights are whole on each card, split over a host's, or over all, where `shard` doesn't say.
+    split: never whole, where there are cards to split them over.
     """
     found = []
     for ranks in _ranks(cards, heads, sequence):
         copies = min(cards // ranks, clips or cards)
         used = ranks * copies
         shards = {1, host_cards, used} if shard is None else {shard}
+        if split and used > 1:
+            shards -= {1}
         found += [Arrangement(ranks, 1, copies, s) for s in sorted(shards) if used % s == 0]
     return found
 

@@ -105,6 +105,8 @@ def parser() -> argparse.ArgumentParser:
     what("--checkpointing", choices=(RECOMPUTE, KEEP, OFFLOAD), default=RECOMPUTE,
          help="none keeps all activations, offload keeps block inputs in host memory "
          "(default: full)")  # fmt: skip
+    what("--host-weights", action="store_true", help="split weights, gradients and moments wait in "
+         "the host's memory, as with --fsdp_offload_params true")  # fmt: skip
     what("--optimizer", choices=(ADAMW, ADAMW_8BIT), default=ADAMW, help="(default: %(default)s)")
     what("--ema", action="store_true", help="keep an average of the weights")
     what("--clips", type=int, help="of a training step (default: as many as there is room for "
@@ -153,6 +155,12 @@ def _request(given: Any, card: Card, network: Network) -> Request:
             f"--sequence is {given.sequence}, more than the {film.layout.tokens} tokens of the "
             "film; give fewer."
         )
+    for name in ("gpus", "shard"):
+        if given.host_weights and getattr(given, name) == 1:
+            raise PlanError(
+                f"--host-weights is of weights that are split over cards, and --{name} is 1; "
+                "give more, or leave --host-weights out."
+            )
     sampling = learning = None
     if given.what != TRAINING:
         if not 0 <= given.cfg < float("inf"):
@@ -160,7 +168,9 @@ def _request(given: Any, card: Card, network: Network) -> Request:
         sampling = Sampling(given.steps, given.cfg != 1)
     if given.what != GENERATION:
         learning = Learning(
-            given.train, given.checkpointing, given.optimizer, given.ema, given.clips, given.rank
+            *(given.train, given.checkpointing, given.optimizer, given.ema, given.clips),
+            given.rank,
+            given.host_weights,
         )
     backend = given.backend or card.backend
     return Request(
@@ -168,7 +178,8 @@ def _request(given: Any, card: Card, network: Network) -> Request:
     )
 
 
-_OF_TRAINING = ("train", "rank", "checkpointing", "optimizer", "ema", "clips", "shard")
+_OF_TRAINING = ("train", "rank", "checkpointing", "host_weights", "optimizer", "ema", "clips",
+                "shard")  # fmt: skip
 _OF_SAMPLING = ("steps", "cfg")
 _OF_TABLES = ("table", "card", "link", "network", "latency", "host_cards")
 

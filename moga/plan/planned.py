@@ -56,9 +56,10 @@ def best_sampling(request: Request) -> tuple[Estimate, bool]:
 def best_learning(request: Request) -> tuple[Estimate, bool]:
     """The way to do most clips a second; does it fit?"""
     job, learning = job_of(request), request.learning
-    hosts = request.network.host_cards
     ways = learning_ways(
-        request.gpus, _most(request), learning.clips, request.sequence, request.shard, hosts
+        *(request.gpus, _most(request), learning.clips, request.sequence, request.shard),
+        request.network.host_cards,
+        learning.host_weights,
     )
     return fastest(
         ways,

@@ -14,7 +14,7 @@ from .generation import decoding_seconds
 from .options import Request
 from .planned import Answer
 from .rates import FILES
-from .training import FULL
+from .training import FULL, host_memory
 
 _BACKENDS = {"flash3": "FlashAttention 3", "sdpa": "PyTorch alone"}
 
@@ -88,8 +88,9 @@ def _learned(request: Request, answer: Answer) -> list[str]:
     learning, found = request.learning, answer.estimate
     what = "all weights" if learning.weights == FULL else f"a LoRA of rank {learning.rank}, routers"
     average = ", average of weights" if learning.ema else ""
+    where = ", weights in the host's memory" if learning.host_weights else ""
     lines = [
-        f"TRAINING {what}{average}, checkpointing {learning.checkpointing}",
+        f"TRAINING {what}{average}, checkpointing {learning.checkpointing}{where}",
         f"  {_arranged(answer)}",
     ]
     if not answer.fits:
@@ -110,6 +111,10 @@ def _learned(request: Request, answer: Answer) -> list[str]:
     ]
     if learning.weights == FULL:
         lines.append(_used(answer, 3 * count))
+    if away := host_memory(answer.job, learning):
+        lines.append(
+            f"  of each host   {readable(away)} of its memory, besides what reads the model"
+        )
     return [*lines, *_split(answer), *_memory(answer), *_wire(answer)]
 
 
@@ -238,7 +243,8 @@ def as_data(request: Request, sampled: Answer | None, learned: Answer | None) ->
         }
     if learned is not None:
         data["training"] = _answer_data(learned) | {
-            "clips": request.learning.clips or learned.estimate.arrangement.copies
+            "clips": request.learning.clips or learned.estimate.arrangement.copies,
+            "host_memory": host_memory(learned.job, request.learning),
         }
     return data
 

@@ -26,6 +26,11 @@ _KEPT_AS = {
     OFFLOAD: "block inputs on their way",
 }
 _HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assumed
+# Bytes a second and card that AdamW and clipping move there, with eight threads: training.json, the
+# 14B's weights in the host's memory less the same on the cards.
+_HOST_COPY = 26e9
+# Times their size that weights and gradients take there: pinned memory comes in powers of two.
+_PINNED = 1.5
 
 # Tensors of (l, C) alive at the worst moment of a block's backward pass. The rates' file says which
 # of the measured peaks they are taken from.
@@ -41,7 +46,8 @@ _AUTOCAST = 0.25  # of the trainer's own passes, in each forward; the rest is in
 class Learning:
     """What is trained. clips: of a step, on all cards; None: one on each group of ranks.
 
-    rank: of a LoRA.
+    rank: of a LoRA. host_weights: weights that are split, their gradients, moments and average wait
+    in the host's memory, where AdamW works too (FSDP2's offloading).
     """
 
     weights: str = FULL
@@ -50,6 +56,7 @@ class Learning:
     ema: bool = False
     clips: int | None = None
     rank: int = 64
+    host_weights: bool = False
 
 
 def estimate(job: Job, learning: Learning) -> Estimate:
@@ -137,6 +144,9 @@ def _wire_seconds(job: Job, learning: Learning, compute: float) -> dict[str, flo
         sums = wire.gather_seconds(learned, shard, network) + job.layers * network.latency
         if cards > shard:
             sums += _between(learned / shard, cards // shard, network)
+        if _away(job, learning):  # each card brings its part for both, and takes that of the sums
+            gathers += 2 * whole / shard / _HOST_LINK
+            sums += learned / shard / _HOST_LINK
     else:
         sums = wire.reduce_seconds(learned, cards, network)
     exposed = max(0.0, gathers + sums - compute) / max(gathers + sums, 1e-12)
@@ -159,14 +169,42 @@ def _optimizer_seconds(job: Job, learning: Learning) -> float:
     """AdamW reads four numbers of a weight and writes three, clipping three, the average three."""
     numbers = 7 + 3 + 3 * learning.ema
     held = trained(job, learning) / job.arrangement.shard
-    return numbers * FLOAT * held / job.card.rates.copy
+    return numbers * FLOAT * held / (_HOST_COPY if _away(job, learning) else job.card.rates.copy)
+
+
+def _away(job: Job, learning: Learning) -> bool:
+    """Whether weights wait in the host's memory: only split ones can."""
+    return learning.host_weights and job.arrangement.shard > 1
+
+
+def _states(job: Job, learning: Learning) -> dict[str, float]:
+    """Bytes of a card's part of the weights, and of what the optimizer keeps of them."""
+    shard = job.arrangement.shard
+    learned = trained(job, learning) / shard
+    held = {
+        "weights": learned * FLOAT + _frozen(job, learning) / shard * _frozen_bytes(job),
+        "AdamW's two moments": learned * 2 * _moment(learning),
+    }
+    if learning.ema:
+        held["average of weights"] = learned * FLOAT
+    return held
+
+
+def host_memory(job: Job, learning: Learning) -> float:
+    """Bytes of a host's memory that weights, gradients and what is kept of them take."""
+    if not _away(job, learning):
+        return 0.0
+    states = _states(job, learning)
+    gradients = trained(job, learning) / job.arrangement.shard * FLOAT
+    pinned = states.pop("weights") + gradients
+    cards = min(job.arrangement.cards, job.network.host_cards)
+    return cards * (_PINNED * pinned + sum(states.values()))
 
 
 def memory(job: Job, learning: Learning) -> dict[str, float]:
     """Bytes that a card holds at the worst moment: early in the backward pass, or at its end."""
     shard, work, shape = job.arrangement.shard, job.work, job.film.model.shape
-    learned = trained(job, learning) / shard
-    frozen = _frozen(job, learning) / shard * _frozen_bytes(job)
+    away = _away(job, learning)
     kept = job.layers * work.unit
     layer = work.heads * HEAD_WIDTH * VALUE * job.film.layout.tokens
     combine = "dense" if job.film.config is None else job.film.config.combine
@@ -178,14 +216,9 @@ def memory(job: Job, learning: Learning) -> dict[str, float]:
         kept = 2 * work.unit  # one waits to go, one has come back
     elif learning.checkpointing == KEEP:
         kept *= _KEPT * (block + attention) / work.unit
-    gradients = learned * FLOAT
-    held = {
-        "weights": learned * FLOAT + frozen,
-        "AdamW's two moments": learned * 2 * _moment(learning),
-    }
-    if learning.ema:
-        held["average of weights"] = learned * FLOAT
+    held = {} if away else _states(job, learning)
     # Gradients come as these go, so the larger of the two counts.
+    gradients = 0.0 if away else trained(job, learning) / shard * FLOAT
     held[f"{_KEPT_AS[learning.checkpointing]}, then gradients"] = max(gradients, kept)
     held["a block's tensors"] = block
     held["buffers of the attention layer"] = attention

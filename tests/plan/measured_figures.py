@@ -27,9 +27,11 @@ from moga.wan import latent_frames
 
 ROOT = Path(__file__).parents[2]
 GB, GIB, MS = 1e9, 2**30, 1e-3
-# Forwards of parallel.json ran on cards at their power limit (its "clocks"); rates are of cool
-# ones. By its dense forward of the 1.3B on one card.
+# Forwards of parallel.json ran on cards at their power limit; rates are of cool ones. By its dense
+# forward of the 1.3B on one card; with MoGA, which draws more, times the clocks that were read (its
+# "clocks") while the same two cards ran the 14B's forward with 5 groups and dense.
 SUSTAINED = 0.955
+SUSTAINED_MOGA = SUSTAINED * (1470 + 1515) / (1620 + 1650)
 
 
 class Figure(NamedTuple):
@@ -220,11 +222,15 @@ def recipes():
         spread = spreads[model, 5]
         job = job_of(model, layout, MoGAConfig(), "h200", "flash3", how, groups=spread)
         weights = LORA if "lora" in row["recipe"] else FULL
-        learning = Learning(weights, row.get("checkpointing", "full"), rank=64)
+        away = row.get("host_weights", False)
+        learning = Learning(weights, row.get("checkpointing", "full"), rank=64, host_weights=away)
         found = training.estimate(job, learning)
-        what = f"training.json {row['recipe']} {row['stage']}"
+        what = f"training.json {row['recipe']} {row['stage']}{' in the host' if away else ''}"
         yield Figure(what, found.step, row["step_s"])
         yield Figure(f"{what}: memory", found.bytes_held, row["peak_gb"] * GB)
+        if away:
+            held = training.host_memory(job, learning)
+            yield Figure(f"{what}: the host's memory", held, row["host_gib"] * GIB)
 
 
 def spread_of(measured):
@@ -254,14 +260,17 @@ def parallel():
         what += f" on {ranks}"
         if case["what"] == "forward":
             found = generation.estimate(job, Sampling(1, guided=False))
-            yield Figure(what, found.step / SUSTAINED, row["ms"] * MS)
+            sustained = SUSTAINED_MOGA if case["groups"] else SUSTAINED
+            yield Figure(what, found.step / sustained, row["ms"] * MS)
             yield Figure(what.replace(" ", " memory of a ", 1), found.bytes_held, row["gib"] * GIB)
         elif case["what"] == "training":
             rates, work = job.card.rates, job.work
-            used = dict.fromkeys((part.name for part in job.parts.all), "torch")
-            used["routed"] = "far"
+            kernel = "torch" if case["groups"] else "sdpa"
+            used = dict.fromkeys((part.name for part in job.parts.all), kernel)
+            if case["groups"]:
+                used["routed"] = "far"
             seconds = 2 * sum(blocks.forward(work, used, rates).values())
-            seconds += sum(blocks.backward(work, "torch", rates, frozen=False).values())
+            seconds += sum(blocks.backward(work, kernel, rates, frozen=False).values())
             yield Figure(what, job.layers * seconds, row["ms"] * MS)
         else:
             kernels = kernels_of(job.parts, "flash3")

@@ -87,15 +87,25 @@ def test_what_does_not_fit_is_said_and_is_a_status_of_its_own(capsys):
 @pytest.mark.parametrize(
     "more",
     ["", "--attention dense", "--train lora", "--train lora --checkpointing offload",
-     "--checkpointing none", "--cfg 1", "--card h200", "--card a100", "--backend sdpa",
-     "--sequence 5", "--shard 4", "--shard 1", "--combine mean", "--groups 20 --windows 4x4",
-     "--uneven 2", "--model 5B --size 1280x704 --fps 24", "--host-cards 4 --link 100",
-     "--shots 6"],
+     "--checkpointing none", "--host-weights", "--cfg 1", "--card h200", "--card a100",
+     "--backend sdpa", "--sequence 5", "--shard 4", "--shard 1", "--combine mean",
+     "--groups 20 --windows 4x4", "--uneven 2", "--model 5B --size 1280x704 --fps 24",
+     "--host-cards 4 --link 100", "--shots 6"],
 )  # fmt: skip
 def test_each_option_is_planned(capsys, more):
     words = ["--model", "1.3B", "--seconds", "5", "--gpus", "8", *more.split()]
     status, out, err = run(capsys, *words)
     assert status in (0, 1) and err == "" and "What this rests on" in out
+
+
+def test_weights_in_the_hosts_memory_make_room(capsys):
+    words = ["--model", "14B", "--gpus", "4", "--what", "training", "--clips", "4"]
+    assert run(capsys, *words)[0] == 1
+    status, out, _ = run(capsys, *words, "--host-weights")
+    assert status == 0 and "weights in the host's memory" in out and "  of each host   " in out
+    data = as_json(capsys, *words, "--host-weights")[1]["training"]
+    assert data["arrangement"]["shard"] == 4 and data["host_memory"] > 200e9
+    assert "weights" not in data["memory"] and data["seconds"]["optimizer"] > 1
 
 
 def test_other_cards_say_what_is_assumed_of_them(capsys):
@@ -153,6 +163,12 @@ def test_a_config_of_a_checkpoint(capsys, tmp_path):
         ("--rank 8", "--rank changes nothing, as --train is full; leave it out."),
         ("--what generation --ema", "--ema changes nothing, as --what is generation"),
         ("--what training --cfg 1", "--cfg changes nothing, as --what is training"),
+        (
+            "--host-weights",
+            "--host-weights is of weights that are split over cards, and --gpus is 1;",
+        ),
+        ("--gpus 4 --shard 1 --host-weights", "split over cards, and --shard is 1; give more"),
+        ("--what generation --host-weights", "--host-weights changes nothing, as --what is gen"),
         ("--table markdown --model 1.3B", "--model changes nothing, as the tables"),
         ("--table markdown --json", "--json changes nothing"),
     ],

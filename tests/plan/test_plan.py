@@ -44,6 +44,7 @@ learnings = st.builds(
     weights=st.sampled_from([FULL, LORA]),
     checkpointing=st.sampled_from([RECOMPUTE, KEEP, OFFLOAD]),
     ema=st.booleans(),
+    host_weights=st.booleans(),
 )
 
 
@@ -102,6 +103,25 @@ def test_weights_split_further_never_take_more(job, learning, ranks, times):
     some = Arrangement(ranks, 1, 4, 2 * ranks)
     more = replace(some, copies=4 * times, shard=2 * ranks * times)
     assert of(job, more, learning).bytes_held <= of(job, some, learning).bytes_held
+
+
+@given(jobs(), learnings, st.integers(2, 16))
+def test_weights_in_the_host_s_memory_leave_the_card_and_take_time(job, learning, cards):
+    how = Arrangement(copies=cards, shard=cards)
+    there, here = (of(job, how, replace(learning, host_weights=away)) for away in (True, False))
+    assert there.bytes_held < here.bytes_held and there.step > here.step
+    assert there.wire == here.wire
+    job, hosts = replace(job, arrangement=how), -(-cards // job.network.host_cards)
+    gone = training.host_memory(job, replace(learning, host_weights=True))
+    assert gone * hosts > cards * (here.bytes_held - there.bytes_held)
+    assert training.host_memory(job, replace(learning, host_weights=False)) == 0
+
+
+@given(jobs(), learnings)
+def test_weights_that_are_whole_stay_on_their_card(job, learning):
+    one = Arrangement()
+    a, b = (of(job, one, replace(learning, host_weights=away)) for away in (True, False))
+    assert (a.memory, a.seconds) == (b.memory, b.seconds)
 
 
 @given(jobs(), works)

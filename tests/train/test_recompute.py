@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_wan import make_call, make_wan
+from torch import autocast
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +35,7 @@ def test_autocast_keeps_no_copy_of_weights_whose_block_is_done(how):
     casts, held = Casts(), []
     dit.proj_out.register_forward_pre_hook(lambda *_: held.append(casts.held()))
     with casts:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu", torch.bfloat16):
             out = dit(**make_call(), return_dict=False)[0]
         out.float().square().mean().backward()
     block = sum(p.numel() for p in dit.blocks[0].parameters() if p.ndim == 2)
@@ -49,7 +50,7 @@ def test_gradients_are_those_of_blocks_that_are_kept():
         dit = make_wan().train().requires_grad_(True)
         if how is not None:
             dit.enable_gradient_checkpointing(how)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu", torch.bfloat16):
             out = dit(**make_call(), return_dict=False)[0]
         out.float().square().mean().backward()
         found.append([p.grad for p in dit.parameters()])
