@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -18,9 +19,14 @@ class Ema:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        self._spread = parameters
-        self._parameters = [_local(p) for p in parameters.values()]
+        self._parameters = [_local(p).requires_grad_(True) for p in parameters.values()]
         self._average = EMAModel(self._parameters, decay=decay, foreach=True)
+        # Each beside its weight: FSDP2 can keep that in the host's memory, away from the card.
+        self._spread = {name: torch.empty_like(p).detach() for name, p in parameters.items()}
+        held = [_local(tensor) for tensor in self._spread.values()]
+        for tensor, start in zip(held, self._average.shadow_params, strict=True):
+            tensor.copy_(start)
+        self._average.shadow_params = held
 
     def step(self) -> None:
         """Take the weights of now into the average."""
@@ -38,29 +44,13 @@ class Ema:
 
     def tensors(self) -> dict[str, Tensor]:
         """The average by the weights' names, sharing its storage: writing there sets it."""
-        pairs = zip(self._spread.items(), self._average.shadow_params, strict=True)
-        return {name: _as(parameter, average) for (name, parameter), average in pairs}
+        return dict(self._spread)
 
     def begin_at(self, step: int) -> None:
         """Go on as after `step` steps."""
         self._average.optimization_step = step
 
 
-def _local(parameter: nn.Parameter) -> Tensor:
-    """The part of a parameter that lies in this process, sharing its storage."""
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return local.detach().requires_grad_(True)
-
-
-def _as(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    """What lies in this process of something that is spread as `parameter`."""
-    if not isinstance(parameter, DTensor):
-        return local
-    return DTensor.from_local(
-        local,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies in this process, sharing its storage."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
