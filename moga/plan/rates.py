@@ -12,6 +12,7 @@ FILES = {
     "H100": "benchmarks/results/{attention,forward}.json (H100, commit d70905c)",
     "H200": "benchmarks/results/union.json (H200, commit e5c7f13)",
     "links": "benchmarks/results/parallel.json (H200, commit b89c026)",
+    "hosts": "benchmarks/results/training.json (H200, commit ac3c726)",
 }
 DECODED = 41.73 * 832 * 480  # pixels a second: benchmarks/results/decode-cuda.json, H100
 

@@ -14,7 +14,7 @@ from .generation import decoding_seconds
 from .options import Request
 from .planned import Answer
 from .rates import FILES
-from .training import FULL, host_memory
+from .training import FULL, HOST_COPY, HOST_LINK, Learning, host_memory
 
 _BACKENDS = {"flash3": "FlashAttention 3", "sdpa": "PyTorch alone"}
 
@@ -28,7 +28,7 @@ def text(request: Request, sampled: Answer | None, learned: Answer | None) -> st
         lines += [*_sampled(request, sampled), ""]
     if learned is not None:
         lines += [*_learned(request, learned), ""]
-    notes = [f"  {note}" for note in sources(request.card, request.network)]
+    notes = [f"  {note}" for note in sources(request.card, request.network, request.learning)]
     return "\n".join([*lines, "What this rests on", *notes])
 
 
@@ -140,7 +140,11 @@ def _arranged(answer: Answer) -> str:
 
 
 def _how(how: Arrangement, cards: int, heads: int) -> str:
-    words = ["one card does all of it" if how.cards == 1 else f"{how.sequence} ranks to a sequence"]
+    words = [
+        "one card does all of it"
+        if how.cards == 1
+        else f"{how.sequence} rank{'s' * (how.sequence > 1)} to a sequence"
+    ]
     if how.halves == 2:
         words.append("2 halves of guidance")
     if how.copies > 1:
@@ -206,16 +210,23 @@ def _flops(count: float) -> str:
     return f"{count / 1e9:.3g} GFLOP"
 
 
-def sources(card: Card, network: Network) -> list[str]:
+def sources(card: Card, network: Network, learning: Learning | None = None) -> list[str]:
     """What the figures rest on."""
     links = f"{network.link / GB:g} GB/s between cards of a host"
     if network.link == card.link == NVLINK:
         links = f"measured: {links}, {FILES['links']}"
     else:
         links = f"assumed: {links}"
+    hosts = []
+    if learning is not None and learning.host_weights:
+        hosts = [
+            f"measured: {HOST_COPY / GB:g} GB/s of a host's memory for each card, {FILES['hosts']}",
+            f"assumed: {HOST_LINK / GB:g} GB/s between a card and that memory",
+        ]
     return [
         *card.sources,
         links,
+        *hosts,
         "computed: operations, bytes and what is held; how near the whole comes to what was "
         "measured: docs/planner.md",
         f"assumed: {network.network / GB:g} GB/s between hosts of {network.host_cards} cards, "
@@ -234,7 +245,7 @@ def as_data(request: Request, sampled: Answer | None, learned: Answer | None) ->
         "density": 1.0 if film.config is None else density(film.layout, film.config),
         "card": request.card.name,
         "cards": request.gpus,
-        "sources": sources(request.card, request.network),
+        "sources": sources(request.card, request.network, request.learning),
     }
     if sampled is not None:
         data["generation"] = _answer_data(sampled) | {

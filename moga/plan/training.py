@@ -25,10 +25,10 @@ _KEPT_AS = {
     KEEP: "all blocks' activations",
     OFFLOAD: "block inputs on their way",
 }
-_HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assumed
+HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assumed
 # Bytes a second and card that AdamW and clipping move there, with eight threads: training.json, the
 # 14B's weights in the host's memory less the same on the cards.
-_HOST_COPY = 26e9
+HOST_COPY = 26e9
 # Times their size that weights and gradients take there: pinned memory comes in powers of two.
 _PINNED = 1.5
 
@@ -87,7 +87,7 @@ def _pass_seconds(job: Job, learning: Learning, passes: int) -> dict[str, float]
     own = rates.trainer * (1 - _AUTOCAST * (2 - passes))
     seconds["autocast, float32 norms"] = own * unit / rates.elementwise
     if learning.checkpointing == OFFLOAD:
-        seconds["block inputs to the host and back"] = 2 * unit / _HOST_LINK
+        seconds["block inputs to the host and back"] = 2 * unit / HOST_LINK
     if not seconds[EXCHANGE]:
         del seconds[EXCHANGE]
     return seconds
@@ -145,8 +145,8 @@ def _wire_seconds(job: Job, learning: Learning, compute: float) -> dict[str, flo
         if cards > shard:
             sums += _between(learned / shard, cards // shard, network)
         if _away(job, learning):  # each card brings its part for both, and takes that of the sums
-            gathers += 2 * whole / shard / _HOST_LINK
-            sums += learned / shard / _HOST_LINK
+            gathers += 2 * whole / shard / HOST_LINK
+            sums += learned / shard / HOST_LINK
     else:
         sums = wire.reduce_seconds(learned, cards, network)
     exposed = max(0.0, gathers + sums - compute) / max(gathers + sums, 1e-12)
@@ -169,7 +169,7 @@ def _optimizer_seconds(job: Job, learning: Learning) -> float:
     """AdamW reads four numbers of a weight and writes three, clipping three, the average three."""
     numbers = 7 + 3 + 3 * learning.ema
     held = trained(job, learning) / job.arrangement.shard
-    return numbers * FLOAT * held / (_HOST_COPY if _away(job, learning) else job.card.rates.copy)
+    return numbers * FLOAT * held / (HOST_COPY if _away(job, learning) else job.card.rates.copy)
 
 
 def _away(job: Job, learning: Learning) -> bool:

@@ -103,6 +103,7 @@ def test_weights_in_the_hosts_memory_make_room(capsys):
     assert run(capsys, *words)[0] == 1
     status, out, _ = run(capsys, *words, "--host-weights")
     assert status == 0 and "weights in the host's memory" in out and "  of each host   " in out
+    assert "measured: 26 GB/s of a host's memory" in out
     data = as_json(capsys, *words, "--host-weights")[1]["training"]
     assert data["arrangement"]["shard"] == 4 and data["host_memory"] > 200e9
     assert "weights" not in data["memory"] and data["seconds"]["optimizer"] > 1
