@@ -31,14 +31,14 @@ def learning_ways(
     """What so many cards can do for a step of so many clips; None: as many as go side by side.
 
     Weights are whole on each card, split over a host's, or over all, where `shard` doesn't say.
-    split: never whole, where there are cards to split them over.
+    split: never whole.
     """
     found = []
     for ranks in _ranks(cards, heads, sequence):
         copies = min(cards // ranks, clips or cards)
         used = ranks * copies
         shards = {1, host_cards, used} if shard is None else {shard}
-        if split and used > 1:
+        if split:
             shards -= {1}
         found += [Arrangement(ranks, 1, copies, s) for s in sorted(shards) if used % s == 0]
     return found
@@ -61,8 +61,9 @@ def fastest(
     found = [estimated(way) for way in ways]
     if not found:
         raise PlanError(
-            "no arrangement of these cards is what --sequence and --shard say; --shard has to "
-            "divide the cards that have work, so give another, or leave them out."
+            "no arrangement of these cards is what --sequence, --shard and --host-weights say; "
+            "--shard has to divide the cards that have work, and --host-weights needs two of them, "
+            "so give others, or leave them out."
         )
     fitting = [one for one in found if one.fits]
     if not fitting:

@@ -105,8 +105,8 @@ def parser() -> argparse.ArgumentParser:
     what("--checkpointing", choices=(RECOMPUTE, KEEP, OFFLOAD), default=RECOMPUTE,
          help="none keeps all activations, offload keeps block inputs in host memory "
          "(default: full)")  # fmt: skip
-    what("--host-weights", action="store_true", help="split weights, gradients and moments wait in "
-         "the host's memory, as with --fsdp_offload_params true")  # fmt: skip
+    what("--host-weights", action="store_true", help="split weights and all that is kept of "
+         "them wait in the host's memory, with AdamW (--fsdp_offload_params true)")  # fmt: skip
     what("--optimizer", choices=(ADAMW, ADAMW_8BIT), default=ADAMW, help="(default: %(default)s)")
     what("--ema", action="store_true", help="keep an average of the weights")
     what("--clips", type=int, help="of a training step (default: as many as there is room for "
@@ -155,12 +155,7 @@ def _request(given: Any, card: Card, network: Network) -> Request:
             f"--sequence is {given.sequence}, more than the {film.layout.tokens} tokens of the "
             "film; give fewer."
         )
-    for name in ("gpus", "shard"):
-        if given.host_weights and getattr(given, name) == 1:
-            raise PlanError(
-                f"--host-weights is of weights that are split over cards, and --{name} is 1; "
-                "give more, or leave --host-weights out."
-            )
+    _check_weights(given)
     sampling = learning = None
     if given.what != TRAINING:
         if not 0 <= given.cfg < float("inf"):
@@ -176,6 +171,21 @@ def _request(given: Any, card: Card, network: Network) -> Request:
     return Request(
         *(film, given.gpus, card, network, backend, sampling, learning), given.sequence, given.shard
     )
+
+
+def _check_weights(given: Any) -> None:
+    """Raise PlanError where they can't lie as they are asked to."""
+    if given.optimizer == ADAMW_8BIT and (given.host_weights or (given.shard or 1) > 1):
+        raise PlanError(
+            f"--optimizer is {ADAMW_8BIT}, which needs whole weights on each card; give {ADAMW}, "
+            f"or leave {'--host-weights' if given.host_weights else '--shard'} out."
+        )
+    for name in ("gpus", "shard"):
+        if given.host_weights and getattr(given, name) == 1:
+            raise PlanError(
+                f"--host-weights is of weights that are split over cards, and --{name} is 1; "
+                "give more, or leave --host-weights out."
+            )
 
 
 _OF_TRAINING = ("train", "rank", "checkpointing", "host_weights", "optimizer", "ema", "clips",

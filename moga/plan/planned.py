@@ -10,6 +10,7 @@ from .arrange import fastest, learning_ways, sampling_ways
 from .estimate import Arrangement, Estimate
 from .options import Request
 from .passes import Job
+from .training import ADAMW_8BIT
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def best_sampling(request: Request) -> tuple[Estimate, bool]:
 def best_learning(request: Request) -> tuple[Estimate, bool]:
     """The way to do most clips a second; does it fit?"""
     job, learning = job_of(request), request.learning
+    shard = 1 if learning.optimizer == ADAMW_8BIT else request.shard
     ways = learning_ways(
-        *(request.gpus, _most(request), learning.clips, request.sequence, request.shard),
+        *(request.gpus, _most(request), learning.clips, request.sequence, shard),
         request.network.host_cards,
         learning.host_weights,
     )
@@ -88,17 +90,22 @@ def _answer(request: Request, best: Best) -> Answer:
 
 def _others(request: Request, best: Best) -> tuple[tuple[int, Estimate | None], ...]:
     free, found = replace(request, sequence=None, shard=None), []
-    for cards in {request.gpus // 2, request.gpus * 2} - {0}:
+    for cards in {request.gpus // 2, request.gpus * 2} - {0} - _too_few(request, best):
         estimate, fits = best(replace(free, gpus=cards))
         found.append((cards, estimate if fits else None))
     return tuple(sorted(found, key=lambda other: other[0]))
+
+
+def _too_few(request: Request, best: Best) -> set[int]:
+    """Numbers of cards over which nothing can be split that is asked to be."""
+    return {1} if best is best_learning and request.learning.host_weights else set()
 
 
 def _smallest(request: Request, best: Best) -> tuple[int, Estimate] | None:
     """Of all numbers of cards to 16, and then of powers of two to 1,024."""
     free = replace(request, sequence=None, shard=None)
     tried = (*range(1, 17), *(2**power for power in range(5, 11)))
-    for cards in tried:
+    for cards in (count for count in tried if count not in _too_few(request, best)):
         estimate, fits = best(replace(free, gpus=cards))
         if fits:
             return cards, estimate

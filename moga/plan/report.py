@@ -90,7 +90,7 @@ def _learned(request: Request, answer: Answer) -> list[str]:
     average = ", average of weights" if learning.ema else ""
     where = ", weights in the host's memory" if learning.host_weights else ""
     lines = [
-        f"TRAINING {what}{average}, checkpointing {learning.checkpointing}{where}",
+        f"TRAINING {what}{average}{where}, checkpointing {learning.checkpointing}",
         f"  {_arranged(answer)}",
     ]
     if not answer.fits:

@@ -20,6 +20,7 @@ RECOMPUTE, KEEP, OFFLOAD = "full", "none", "offload"
 ADAMW, ADAMW_8BIT = "adamw", "adamw8bit"
 FLOAT = 4  # bytes
 GATHERS, SUMS = "weights gathered (FSDP2)", "gradients summed"
+ADDED = "gradients added in the host's memory"
 _KEPT_AS = {
     RECOMPUTE: "block inputs",
     KEEP: "all blocks' activations",
@@ -29,8 +30,8 @@ HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assume
 # Bytes a second and card that AdamW and clipping move there, with eight threads: training.json, the
 # 14B's weights in the host's memory less the same on the cards.
 HOST_COPY = 26e9
-# Times their size that weights and gradients take there: pinned memory comes in powers of two.
-_PINNED = 1.5
+_PINNED = 1.5  # times their size that weights and gradients take there: the 14B's 1.53, as pinned
+# memory comes in powers of two
 
 # Tensors of (l, C) alive at the worst moment of a block's backward pass. The rates' file says which
 # of the measured peaks they are taken from.
@@ -66,6 +67,8 @@ def estimate(job: Job, learning: Learning) -> Estimate:
     seconds = _pass_seconds(job, learning, passes)
     seconds |= _wire_seconds(job, learning, sum(seconds.values()))
     seconds = {name: turns * s for name, s in seconds.items()}
+    if _away(job, learning) and turns > 1:
+        seconds[ADDED] = (turns - 1) * _adding_seconds(job, learning)
     seconds["optimizer"] = _optimizer_seconds(job, learning)
     return Estimate(
         job.card,
@@ -172,6 +175,12 @@ def _optimizer_seconds(job: Job, learning: Learning) -> float:
     return numbers * FLOAT * held / (HOST_COPY if _away(job, learning) else job.card.rates.copy)
 
 
+def _adding_seconds(job: Job, learning: Learning) -> float:
+    """Of another clip's gradients, which FSDP2 brings to the host and adds there while all wait."""
+    held = trained(job, learning) / job.arrangement.shard * FLOAT
+    return held / HOST_LINK + 3 * held / HOST_COPY
+
+
 def _away(job: Job, learning: Learning) -> bool:
     """Whether weights wait in the host's memory: only split ones can."""
     return learning.host_weights and job.arrangement.shard > 1
@@ -191,14 +200,15 @@ def _states(job: Job, learning: Learning) -> dict[str, float]:
 
 
 def host_memory(job: Job, learning: Learning) -> float:
-    """Bytes of a host's memory that weights, gradients and what is kept of them take."""
-    if not _away(job, learning):
-        return 0.0
-    states = _states(job, learning)
-    gradients = trained(job, learning) / job.arrangement.shard * FLOAT
-    pinned = states.pop("weights") + gradients
-    cards = min(job.arrangement.cards, job.network.host_cards)
-    return cards * (_PINNED * pinned + sum(states.values()))
+    """Bytes of a host's memory: weights with all that is kept of them, and block inputs."""
+    held = 0.0
+    if learning.checkpointing == OFFLOAD:
+        held += job.layers * job.work.unit
+    if _away(job, learning):
+        states = _states(job, learning)
+        gradients = trained(job, learning) / job.arrangement.shard * FLOAT
+        held += _PINNED * (states.pop("weights") + gradients) + sum(states.values())
+    return min(job.arrangement.cards, job.network.host_cards) * held
 
 
 def memory(job: Job, learning: Learning) -> dict[str, float]:

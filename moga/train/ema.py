@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -20,13 +19,10 @@ class Ema:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = [_local(p).requires_grad_(True) for p in parameters.values()]
-        self._average = EMAModel(self._parameters, decay=decay, foreach=True)
         # Each beside its weight: FSDP2 can keep that in the host's memory, away from the card.
-        self._spread = {name: torch.empty_like(p).detach() for name, p in parameters.items()}
-        held = [_local(tensor) for tensor in self._spread.values()]
-        for tensor, start in zip(held, self._average.shadow_params, strict=True):
-            tensor.copy_(start)
-        self._average.shadow_params = held
+        self._spread = {name: p.detach().clone() for name, p in parameters.items()}
+        self._average = EMAModel([], decay=decay, foreach=True)
+        self._average.shadow_params = [_local(tensor) for tensor in self._spread.values()]
 
     def step(self) -> None:
         """Take the weights of now into the average."""

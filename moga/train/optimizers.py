@@ -10,12 +10,19 @@ from torch import nn
 
 from .read_settings import SettingsError
 from .settings import Optimizer
+from .sharding import sharding
 
 
 def check_optimizer(wanted: Optimizer) -> None:
-    """Raise SettingsError for an optimizer whose package is missing."""
-    if wanted.kind == "adamw8bit":
-        _bitsandbytes()
+    """Raise SettingsError for an optimizer whose package is missing, or can't do what is asked."""
+    if wanted.kind != "adamw8bit":
+        return
+    _bitsandbytes()
+    if sharding() is not None:  # bitsandbytes #1633: it reads where nothing is
+        raise SettingsError(
+            "optimizer.kind is 'adamw8bit', which can't work on weights that FSDP splits; use "
+            "'adamw', or launch without --use_fsdp."
+        )
 
 
 def make_optimizer(wanted: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

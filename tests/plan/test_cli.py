@@ -107,6 +107,11 @@ def test_weights_in_the_hosts_memory_make_room(capsys):
     data = as_json(capsys, *words, "--host-weights")[1]["training"]
     assert data["arrangement"]["shard"] == 4 and data["host_memory"] > 200e9
     assert "weights" not in data["memory"] and data["seconds"]["optimizer"] > 1
+    assert data["seconds"]["gradients added in the host's memory"] > 3  # of three more clips
+    words = ["--model", "1.3B", "--seconds", "1", "--what", "training", "--clips", "1"]
+    for cards in ("2", "4"):  # of which one would do, but for where the weights are to be
+        _, out, _ = run(capsys, *words, "--gpus", cards, "--host-weights")
+        assert "weights split over" in out and " on 1" not in out
 
 
 def test_other_cards_say_what_is_assumed_of_them(capsys):
@@ -169,6 +174,9 @@ def test_a_config_of_a_checkpoint(capsys, tmp_path):
             "--host-weights is of weights that are split over cards, and --gpus is 1;",
         ),
         ("--gpus 4 --shard 1 --host-weights", "split over cards, and --shard is 1; give more"),
+        ("--gpus 4 --sequence 1 --clips 1 --host-weights", "--host-weights needs two of them"),
+        ("--gpus 4 --host-weights --optimizer adamw8bit", "adamw8bit, which needs whole weights"),
+        ("--gpus 4 --shard 4 --optimizer adamw8bit", "give adamw, or leave --shard out."),
         ("--what generation --host-weights", "--host-weights changes nothing, as --what is gen"),
         ("--table markdown --model 1.3B", "--model changes nothing, as the tables"),
         ("--table markdown --json", "--json changes nothing"),

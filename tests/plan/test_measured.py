@@ -11,6 +11,8 @@ import pytest
 from measured_figures import ROOT, figures, results
 
 from moga.plan import rates as known
+from moga.plan import training
+from moga.plan.models import MODELS
 
 NEAR_ENOUGH = 0.15
 # Whole files that say nothing of what the planner plans.
@@ -81,6 +83,7 @@ TAKEN = ("attention.json dense", "attention.json split", "attention.json backwar
          "forward.json trainer moga 62400 on 1", "forward.json trainer dense 62400 on 1",
          "training.json train_wan_1.3b_80gb.toml 10s: memory",
          "training.json train_wan_1.3b_lora_24gb.toml 10s: memory",
+         "training.json train_wan_14b_4x80gb.toml 30s in the host",
          "forward.json forward 14B", "decode-cuda.json moga 1441", "parallel.json exchange",
          "parallel.json forward 1.3B 187200 M=0 on 1")  # fmt: skip
 
@@ -153,6 +156,15 @@ def test_the_rates_are_what_the_figures_give(taken):
         mine = dataclasses.asdict(getattr(known, name))
         for field, value in flat(dataclasses.asdict(found)):
             assert dict(flat(mine))[field] == pytest.approx(value, rel=0.006), (name, field)
+
+
+def test_adamw_in_the_host_s_memory_is_as_fast_as_it_was():
+    """What a step takes more than with weights on the cards, by the ten numbers of four bytes."""
+    rows = [row for row in results("training.json")["runs"] if "host_weights" in row]
+    there, here = sorted(rows, key=lambda row: not row["host_weights"])
+    moved = 10 * 4 * MODELS["14B"].weights(5) / there["processes"]
+    found = moved / (there["step_s"] - here["step_s"])
+    assert found == pytest.approx(training.HOST_COPY, rel=0.02)
 
 
 def flat(values, before=""):

@@ -108,13 +108,24 @@ def test_weights_split_further_never_take_more(job, learning, ranks, times):
 @given(jobs(), learnings, st.integers(2, 16))
 def test_weights_in_the_host_s_memory_leave_the_card_and_take_time(job, learning, cards):
     how = Arrangement(copies=cards, shard=cards)
-    there, here = (of(job, how, replace(learning, host_weights=away)) for away in (True, False))
+    ways = [replace(learning, host_weights=away) for away in (True, False)]
+    there, here = (of(job, how, way) for way in ways)
     assert there.bytes_held < here.bytes_held and there.step > here.step
     assert there.wire == here.wire
     job, hosts = replace(job, arrangement=how), -(-cards // job.network.host_cards)
-    gone = training.host_memory(job, replace(learning, host_weights=True))
+    gone = training.host_memory(job, ways[0]) - training.host_memory(job, ways[1])
     assert gone * hosts > cards * (here.bytes_held - there.bytes_held)
-    assert training.host_memory(job, replace(learning, host_weights=False)) == 0
+
+
+@given(jobs(), learnings)
+def test_a_host_has_what_waits_there(job, learning):
+    """Block inputs wait there too, without weights; and else nothing does."""
+    held = training.host_memory(job, replace(learning, host_weights=False))
+    inputs = job.layers * job.work.unit
+    assert held == (inputs if learning.checkpointing == OFFLOAD else 0)
+    more = training.host_memory(replace(job, arrangement=Arrangement(copies=2, shard=2)), learning)
+    held *= min(2, job.network.host_cards)
+    assert more >= held and (more > held) == learning.host_weights
 
 
 @given(jobs(), learnings)
@@ -214,6 +225,8 @@ def test_the_choice_is_at_least_as_fast_as_any_that_fits(job, learning, count):
     others = [of(job, way, request.sampling) for way in ways]
     assert fits == any(other.fits for other in others) == best.fits
     assert all(best.step <= 1.01 * other.step for other in others if other.fits) or not fits
+    if count == 1:  # over which nothing can be split
+        learning = replace(learning, host_weights=False)
     asked = replace(request, sampling=None, learning=replace(learning, clips=4))
     found, fits = best_learning(asked)
     assert fits == found.fits and found.arrangement.copies <= 4

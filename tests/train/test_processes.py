@@ -177,6 +177,16 @@ def test_only_one_launch_trains_in_a_folder(project, trained):
     assert run.stderr.count("moga.train: another training runs in") == 1
 
 
+def test_split_weights_have_no_8_bit_optimizer(project, capsys, monkeypatch, tmp_path):
+    """bitsandbytes, which is not needed to see that, is a module of that name here."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    (tmp_path / "bitsandbytes.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refused(project, capsys, "--optimizer.kind", "adamw8bit")
+    assert "optimizer.kind is 'adamw8bit', which can't work on weights that FSDP splits" in message
+
+
 def test_weights_are_split_as_fsdp_2_does_only(project, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")

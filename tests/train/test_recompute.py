@@ -44,7 +44,7 @@ def test_autocast_keeps_no_copy_of_weights_whose_block_is_done(how):
 
 
 def test_gradients_are_those_of_blocks_that_are_kept():
-    """Within a block a weight is still cast once, and used as often as there are shots."""
+    """To the bit."""
     found = []
     for how in (None, *CHECKPOINTING.values()):
         dit = make_wan().train().requires_grad_(True)
