@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -177,12 +178,11 @@ def test_only_one_launch_trains_in_a_folder(project, trained):
     assert run.stderr.count("moga.train: another training runs in") == 1
 
 
-def test_split_weights_have_no_8_bit_optimizer(project, capsys, monkeypatch, tmp_path):
+def test_split_weights_have_no_8_bit_optimizer(project, capsys, monkeypatch):
     """bitsandbytes, which is not needed to see that, is a module of that name here."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    (tmp_path / "bitsandbytes.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     message = refused(project, capsys, "--optimizer.kind", "adamw8bit")
     assert "optimizer.kind is 'adamw8bit', which can't work on weights that FSDP splits" in message
 
