@@ -14,15 +14,15 @@ from .sharding import sharding
 
 
 def check_optimizer(wanted: Optimizer) -> None:
-    """Raise SettingsError for an optimizer whose package is missing, or can't do what is asked."""
+    """Raise SettingsError for an optimizer that can't work here, or whose package is missing."""
     if wanted.kind != "adamw8bit":
         return
-    _bitsandbytes()
     if sharding() is not None:  # bitsandbytes #1633: it reads where nothing is
         raise SettingsError(
             "optimizer.kind is 'adamw8bit', which can't work on weights that FSDP splits; use "
             "'adamw', or launch without --use_fsdp."
         )
+    _bitsandbytes()
 
 
 def make_optimizer(wanted: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

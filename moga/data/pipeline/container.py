@@ -15,7 +15,7 @@ def opened(path: str) -> Iterator[Any]:
     """
     import av
 
-    # From 19 on PyAV takes such tags by itself, and no word about them.
+    # PyAV 19 reads such tags by itself, and no longer has the argument.
     own = int(av.__version__.partition(".")[0]) >= 19
     lenient = {} if own else {"metadata_errors": "replace"}
     with open(path, "rb") as file, av.open(file, **lenient) as container:
