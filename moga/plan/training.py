@@ -30,8 +30,8 @@ HOST_LINK = 25e9  # bytes a second to the host's memory and back, pinned; assume
 # Bytes a second and card that AdamW and clipping move there, with eight threads: training.json, the
 # 14B's weights in the host's memory less the same on the cards.
 HOST_COPY = 26e9
-# Times their size that weights and gradients take there: pinned memory comes in powers of two, so that
-# the 14B's take 1.53 on four cards.
+# Times their size that weights and gradients take there: pinned memory comes in powers of two, so
+# that the 14B's take 1.53 on four cards.
 _PINNED = 1.5
 
 # Tensors of (l, C) alive at the worst moment of a block's backward pass. The rates' file says which
